@@ -1,0 +1,67 @@
+package proxier
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Backend makes one IP family of one node do what a State says. Its methods are
+// called from one goroutine at a time.
+type Backend interface {
+	// Apply brings the kernel to the wanted State and reports what it did. An
+	// unchanged State is cheap and writes nothing. An error means that nothing is
+	// known of the kernel any more: the next Apply starts from what it really
+	// holds. A service that cannot be programmed does not make an error: it is
+	// set aside, named in the Report, and tried again whenever it changes or
+	// Apply is called with the same State.
+	Apply(ctx context.Context, want *State) (Report, error)
+
+	// Close ends the backend and leaves the kernel as it is.
+	Close() error
+}
+
+// Watcher is a Backend that notices cheaply when somebody else changed the
+// kernel behind its back.
+type Watcher interface {
+	// Drifted reports what of the kernel's state is no longer as Apply left it,
+	// "" if nothing is known to be. After a non-empty answer the next Apply
+	// starts from what the kernel really holds.
+	Drifted(ctx context.Context) (string, error)
+}
+
+// Resyncer is a Backend that can be told to trust nothing it remembers.
+type Resyncer interface {
+	// Forget makes the next Apply start from what the kernel really holds.
+	Forget()
+}
+
+// Report is what one Apply did.
+type Report struct {
+	// Full: the kernel's content was read back first.
+	Full bool
+	// Operations is the number of calls that wrote to the kernel: executions,
+	// netlink messages. 0: nothing had to change.
+	Operations int
+	// Written and Deleted count the kernel objects (rules, virtual servers, …)
+	// by the backend's own words for them.
+	Written, Deleted map[string]int
+	// Total counts the objects that stand in the kernel now.
+	Total map[string]int
+	// SetAside are the services that are not in the kernel as wanted.
+	SetAside []SetAside
+	// Repaired says what of somebody else's doing this Apply put right.
+	Repaired string
+	Took     time.Duration
+}
+
+// SetAside is a service that was left out so that all others could go in.
+type SetAside struct {
+	Service  ServicePort
+	Protocol Protocol
+	Reason   error
+}
+
+func (s SetAside) String() string {
+	return fmt.Sprintf("%s %s: %v", s.Service, s.Protocol, s.Reason)
+}

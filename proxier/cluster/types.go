@@ -1,0 +1,117 @@
+package cluster
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"switchyard/proxier"
+)
+
+// Name is the namespace and name of an object.
+type Name struct{ Namespace, Name string }
+
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders by namespace, then name.
+func (n Name) Compare(o Name) int {
+	if c := strings.Compare(n.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(n.Name, o.Name)
+}
+
+// Snapshot is the cluster at one instant. Immutable.
+type Snapshot struct {
+	Node     *Node      // nil until the Node is known
+	Services []*Service // sorted by name; those that this proxy must serve
+}
+
+// Node is this node as the API describes it. Immutable.
+type Node struct {
+	Name      string
+	Addresses []netip.Addr   // InternalIPs, then ExternalIPs, as listed
+	PodCIDRs  []netip.Prefix // spec.podCIDRs
+	Zone      string         // label topology.kubernetes.io/zone
+	// Eligible is false while the Node is being deleted or carries the taint
+	// ToBeDeletedByClusterAutoscaler (KEP-3836).
+	Eligible bool
+}
+
+// Service is one Service of the API with the EndpointSlices that carry its
+// name. Immutable.
+type Service struct {
+	Name  Name
+	Ports []Port // as listed in the Service, invalid ones left out
+
+	ClusterIPs    []netip.Addr
+	ExternalIPs   []netip.Addr
+	LoadBalancers []netip.Addr // ingress IPs with ipMode VIP (or none)
+
+	// SourceRanges are the parsed loadBalancerSourceRanges, masked. Restricted
+	// tells that the Service lists some, also if none of them parses.
+	SourceRanges []netip.Prefix
+	Restricted   bool
+
+	ExternalLocal bool          // externalTrafficPolicy: Local
+	InternalLocal bool          // internalTrafficPolicy: Local
+	HealthPort    uint16        // healthCheckNodePort, of type LoadBalancer with ExternalLocal only
+	Affinity      time.Duration // sessionAffinity ClientIP: its timeout, else 0
+
+	Slices []*Slice // sorted by name
+
+	// Problems are the parts of the objects that had to be left out, each with
+	// the field and the reason, for people.
+	Problems []Problem
+}
+
+// Port is one port of a Service.
+type Port struct {
+	Name     string
+	Protocol proxier.Protocol
+	Port     uint16
+	NodePort uint16 // 0: none
+}
+
+// Slice is one EndpointSlice. Immutable.
+type Slice struct {
+	Name      string
+	Family    proxier.Family
+	Ports     []SlicePort
+	Endpoints []Endpoint
+	Problems  []Problem
+}
+
+// SlicePort is a port that every endpoint of a Slice has; Name matches the name
+// of a Service's port.
+type SlicePort struct {
+	Name     string
+	Protocol proxier.Protocol
+	Port     uint16
+}
+
+// Endpoint is one endpoint of a Slice, with the defaults of its conditions
+// filled in (ready and serving true, terminating false).
+type Endpoint struct {
+	Addr        netip.Addr
+	Node        string
+	Hints       *Hints // nil: none
+	Ready       bool
+	Serving     bool
+	Terminating bool
+}
+
+// Hints are the topology hints of an endpoint (KEP-2433, KEP-3015).
+type Hints struct {
+	Zones []string
+	Nodes []string
+}
+
+// Problem is a part of an object that was left out.
+type Problem struct {
+	Object string // "Service default/web"
+	Field  string // "spec.externalIPs[1]"
+	Reason string // "10.0.0: not an IP address"
+}
+
+func (p Problem) String() string { return p.Object + ": " + p.Field + ": " + p.Reason }
