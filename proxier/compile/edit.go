@@ -1,0 +1,203 @@
+package compile
+
+import (
+	"slices"
+
+	"switchyard/proxier"
+	"switchyard/proxier/cluster"
+)
+
+// edit brings a Compiler's groups from the last Snapshot to the next.
+type edit struct {
+	c        *Compiler
+	known    bool    // what was compiled before still holds for unchanged pointers
+	reshaped bool    // a Service came or went
+	dirty    []int   // groups whose raw services changed
+	updated  []int   // groups whose settled services changed
+	disputes []claim // claims on keys that are, or were until now, contested
+}
+
+func (e *edit) changed() bool { return e.reshaped || len(e.updated) > 0 }
+
+// to compiles what differs from the last Snapshot.
+func (e *edit) to(services []*cluster.Service) {
+	if sameNames(e.c.source, services) {
+		for i, svc := range services {
+			if !e.known || svc != e.c.source[i] {
+				e.recompile(i, svc)
+			}
+		}
+	} else {
+		e.merge(services)
+	}
+	e.c.source = services
+}
+
+// sameNames holds for almost every event: a pointer compare a Service.
+func sameNames(a, b []*cluster.Service) bool {
+	return slices.EqualFunc(a, b, func(x, y *cluster.Service) bool {
+		return x == y || x.Name == y.Name
+	})
+}
+
+// merge walks both sorted lists and builds the groups anew, reusing those of
+// Services that stay.
+func (e *edit) merge(services []*cluster.Service) {
+	e.reshaped = true
+	old, groups := e.c.source, e.c.groups
+	e.c.groups = make([]*group, len(services))
+	i := 0
+	for j, svc := range services {
+		for i < len(old) && old[i].Name.Compare(svc.Name) < 0 {
+			e.replaceClaims(groups[i].raw, nil)
+			i++
+		}
+		e.c.groups[j] = &group{}
+		if i == len(old) || old[i].Name != svc.Name {
+			e.recompile(j, svc)
+			continue
+		}
+		e.c.groups[j] = groups[i]
+		if !e.known || old[i] != svc {
+			e.recompile(j, svc)
+		}
+		i++
+	}
+	for ; i < len(old); i++ {
+		e.replaceClaims(groups[i].raw, nil)
+	}
+}
+
+func (e *edit) recompile(i int, svc *cluster.Service) {
+	g := e.c.groups[i]
+	raw := Service(svc, &e.c.env)
+	if keepPointers(raw, g.raw) {
+		return
+	}
+	e.replaceClaims(g.raw, raw)
+	g.raw = raw
+	e.dirty = append(e.dirty, i)
+}
+
+// keepPointers puts the older pointer wherever the meaning is the same, and
+// reports whether nothing changed at all.
+func keepPointers(next, last []*proxier.Service) bool {
+	for i, s := range next {
+		at, found := slices.BinarySearchFunc(last, s, (*proxier.Service).Compare)
+		if found && equal(last[at], s) {
+			next[i] = last[at]
+		}
+	}
+	return slices.Equal(next, last)
+}
+
+func (e *edit) replaceClaims(last, next []*proxier.Service) {
+	eachClaim(last, func(k key, cl claim) {
+		if !slices.Contains(next, cl.owner) && e.c.claims.remove(k, cl) {
+			e.dispute(k)
+		}
+	})
+	eachClaim(next, func(k key, cl claim) {
+		if !slices.Contains(last, cl.owner) && e.c.claims.add(k, cl) {
+			e.dispute(k)
+		}
+	})
+}
+
+func (e *edit) dispute(k key) {
+	e.disputes = append(e.disputes, e.c.claims.contested[k]...)
+	if cl, ok := e.c.claims.single[k]; ok {
+		e.disputes = append(e.disputes, cl)
+	}
+}
+
+// settle decides the changed groups' claims, and those of everybody who shares
+// or shared a key with them.
+func (e *edit) settle() {
+	todo := e.dirty
+	for _, cl := range e.disputes {
+		if i, ok := e.c.find(cl.owner); ok {
+			todo = append(todo, i)
+		}
+	}
+	slices.Sort(todo)
+	for _, i := range slices.Compact(todo) {
+		if e.c.groups[i].settle(&e.c.claims) {
+			e.updated = append(e.updated, i)
+		}
+	}
+}
+
+// settle reports whether the group's services changed.
+func (g *group) settle(c *claims) bool {
+	next := make([]*proxier.Service, len(g.raw))
+	g.problems = nil
+	for i, s := range g.raw {
+		settled, problems := c.settle(s)
+		next[i] = settled
+		g.problems = append(g.problems, problems...)
+	}
+	same := keepPointers(next, g.services)
+	g.services = next
+	return !same
+}
+
+func (c *Compiler) find(s *proxier.Service) (int, bool) {
+	name := cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service}
+	return slices.BinarySearchFunc(c.source, name, func(svc *cluster.Service, n cluster.Name) int {
+		return svc.Name.Compare(n)
+	})
+}
+
+// services lists what the State holds. If no Service came or went it is the last
+// list with the updated entries replaced.
+func (e *edit) services() []*proxier.Service {
+	if e.c.state != nil && !e.reshaped {
+		if out, ok := e.replaced(); ok {
+			return out
+		}
+	}
+	n := 0
+	for _, g := range e.c.groups {
+		n += len(g.services)
+	}
+	out := make([]*proxier.Service, 0, n)
+	for _, g := range e.c.groups {
+		out = append(out, g.services...)
+	}
+	return out
+}
+
+func (e *edit) replaced() ([]*proxier.Service, bool) {
+	out := slices.Clone(e.c.state.Services)
+	for _, i := range e.updated {
+		for _, s := range e.c.groups[i].services {
+			at, found := slices.BinarySearchFunc(out, s, (*proxier.Service).Compare)
+			if !found {
+				return nil, false
+			}
+			out[at] = s
+		}
+		if !e.c.countMatches(i, out) {
+			return nil, false
+		}
+	}
+	return out, true
+}
+
+// countMatches guards the shortcut: a Service that lost a port leaves an entry
+// that nobody replaced.
+func (c *Compiler) countMatches(i int, out []*proxier.Service) bool {
+	name := c.source[i].Name
+	first, _ := slices.BinarySearchFunc(out, name, func(s *proxier.Service, n cluster.Name) int {
+		return cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service}.Compare(n)
+	})
+	n := 0
+	for ; first+n < len(out); n++ {
+		s := out[first+n]
+		if s.Name.Namespace != name.Namespace || s.Name.Service != name.Name {
+			break
+		}
+	}
+	return n == len(c.groups[i].services)
+}
