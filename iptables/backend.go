@@ -1,0 +1,92 @@
+package iptables
+
+import (
+	"context"
+	"time"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+)
+
+// kernel is what the backend asks of the iptables programs; *ruleset.Tool.
+type kernel interface {
+	Save(ctx context.Context, table string) ([]byte, error)
+	Restore(ctx context.Context, input []byte) error
+	EnsureChain(table, chain string) error
+	EnsureJump(ruleset.Jump) (added bool, err error)
+	Stamp() (ruleset.Stamp, error)
+	Execs() int64
+}
+
+// Backend programs one family. See proxier.Backend.
+type Backend struct {
+	kernel    kernel
+	config    Config
+	perCommit int // rules; 0: a table in one COMMIT
+	hasher    *ruleset.Hasher
+
+	mem      *memory        // nil: nothing is known of the kernel
+	missing  []baseRule     // base rules that the last reading did not find
+	base     []baseRule     // base rules that stand
+	accepted *proxier.State // what was programmed last
+	last     *proxier.State // what was asked for last
+	aside    asides
+	watch    watch
+}
+
+var (
+	_ proxier.Backend  = (*Backend)(nil)
+	_ proxier.Watcher  = (*Backend)(nil)
+	_ proxier.Resyncer = (*Backend)(nil)
+)
+
+// Apply implements proxier.Backend.
+func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Report, error) {
+	start := time.Now()
+	a := attempt{Backend: b}
+	a.report.Full = b.mem == nil || b.mem.state == nil
+	a.report.Repaired = b.watch.takeRepair()
+	err := a.apply(ctx, want)
+	a.report.Took = time.Since(start)
+	b.last = want
+	if err != nil {
+		b.Forget()
+		return a.report, err
+	}
+	b.watch.applied(b.kernel)
+	a.report.SetAside = b.aside.list()
+	a.report.Total = b.mem.held.chains()
+	return a.report, nil
+}
+
+// Forget implements proxier.Resyncer.
+func (b *Backend) Forget() { b.mem, b.base = nil, nil }
+
+// Close implements proxier.Backend.
+func (b *Backend) Close() error { return nil }
+
+// read learns what stands in the kernel.
+func (b *Backend) read(ctx context.Context, n *proxier.Node) error {
+	var dumps [][]byte
+	for _, table := range []string{"filter", "nat"} {
+		dump, err := b.kernel.Save(ctx, table)
+		if err != nil {
+			return err
+		}
+		dumps = append(dumps, dump)
+	}
+	base := baseRules(n)
+	mem, found, err := scan(dumps, base, b.hasher)
+	if err != nil {
+		return err
+	}
+	b.mem, b.base, b.missing = mem, nil, nil
+	for i, rule := range base {
+		if found[i] {
+			b.base = append(b.base, rule)
+		} else {
+			b.missing = append(b.missing, rule)
+		}
+	}
+	return nil
+}

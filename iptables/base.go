@@ -1,0 +1,161 @@
+package iptables
+
+import (
+	"net/netip"
+	"strconv"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+)
+
+// baseRule is a rule of ours in a chain that is not: a base chain of the kernel,
+// or KUBE-FIREWALL, which the kubelet shares.
+type baseRule struct {
+	table, chain string
+	rule         ruleset.Rule
+	last         bool // stands at the chain's end, not at its top
+}
+
+const (
+	portalsComment  = "kubernetes service portals"
+	externalComment = "kubernetes externally-visible service portals"
+	firewallComment = "kubernetes load balancer firewall"
+)
+
+// baseRules lists the rules that lead into our chains, in the order in which
+// they are inserted at the top of their chains: the last one ends up first.
+// Upstream's, but for OUTPUT to KUBE-EXTERNAL-SERVICES: the node's own packets
+// to an address without endpoints are refused like everybody's.
+func baseRules(n *proxier.Node) []baseRule {
+	fresh := ruleset.States{List: "NEW"}
+	jump := func(table, chain, to, comment string, states ruleset.States) baseRule {
+		return baseRule{table, chain, ruleset.Rule{Comment: comment, CTState: states, Jump: to}, false}
+	}
+	rules := []baseRule{
+		jump("filter", "INPUT", externalServicesChain, externalComment, fresh),
+		jump("filter", "FORWARD", externalServicesChain, externalComment, fresh),
+		jump("filter", "OUTPUT", externalServicesChain, externalComment, fresh),
+		jump("filter", "INPUT", nodePortsChain, "kubernetes health check service ports", ruleset.States{}),
+		jump("filter", "FORWARD", servicesChain, portalsComment, fresh),
+		jump("filter", "OUTPUT", servicesChain, portalsComment, fresh),
+		jump("filter", "FORWARD", forwardChain, "kubernetes forwarding rules", ruleset.States{}),
+		jump("filter", "INPUT", proxyFirewallChain, firewallComment, fresh),
+		jump("filter", "OUTPUT", proxyFirewallChain, firewallComment, fresh),
+		jump("filter", "FORWARD", proxyFirewallChain, firewallComment, fresh),
+		jump("nat", "OUTPUT", servicesChain, portalsComment, ruleset.States{}),
+		jump("nat", "PREROUTING", servicesChain, portalsComment, ruleset.States{}),
+		jump("nat", "POSTROUTING", postroutingChain, "kubernetes postrouting rules", ruleset.States{}),
+	}
+	if n.NodePorts.Localhost {
+		rules = append(rules,
+			jump("filter", "INPUT", kubeFirewallChain, "", ruleset.States{}),
+			jump("filter", "OUTPUT", kubeFirewallChain, "", ruleset.States{}),
+			martianGuard())
+	}
+	return rules
+}
+
+// martianGuard keeps strangers from 127.0.0.0/8, which route_localnet (for node
+// ports on localhost) opens to them (CVE-2020-8558).
+func martianGuard() baseRule {
+	loopback := proxier.IPv4.Loopback()
+	return baseRule{"filter", kubeFirewallChain, ruleset.Rule{
+		Src: ruleset.Except(loopback), Dst: ruleset.NetOf(loopback),
+		Comment: "block incoming localnet connections",
+		CTState: ruleset.States{List: "RELATED,ESTABLISHED,DNAT", Not: true},
+		Jump:    "DROP",
+	}, true}
+}
+
+// plumbing are the chains that no service owns: masquerade in nat, and what lets
+// forwarded packets through in filter.
+func plumbing(c Config) (nat, filter []ruleset.Chain) {
+	mark := ruleset.Mark{Value: c.mark(), Mask: c.mark()}
+	unmarked := mark
+	unmarked.Not = true
+	nat = []ruleset.Chain{
+		{Name: markMasqChain, Rules: []ruleset.Rule{{Jump: "MARK", SetMark: mark}}},
+		{Name: postroutingChain, Rules: []ruleset.Rule{
+			{Mark: unmarked, Jump: "RETURN"},
+			// Cleared, so that a packet in a tunnel is not masqueraded again outside.
+			{Jump: "MARK", SetMark: ruleset.Mark{Value: c.mark()}},
+			{Comment: "kubernetes service traffic requiring SNAT", Jump: "MASQUERADE", Random: c.RandomFully},
+		}},
+	}
+	var forward []ruleset.Rule
+	if !c.Liberal {
+		// An INVALID packet is not translated back: its receiver would answer a
+		// stranger with a reset (kubernetes issue 74839).
+		forward = append(forward, ruleset.Rule{CTState: ruleset.States{List: "INVALID"}, Jump: "DROP"})
+	}
+	forward = append(forward,
+		ruleset.Rule{Comment: "kubernetes forwarding rules", Mark: mark, Jump: "ACCEPT"},
+		ruleset.Rule{Comment: "kubernetes forwarding conntrack rule",
+			CTState: ruleset.States{List: "RELATED,ESTABLISHED"}, Jump: "ACCEPT"})
+	return nat, []ruleset.Chain{{Name: forwardChain, Rules: forward}}
+}
+
+// nodePortWays are the rules that stand last in a root and lead to its node
+// ports: one for all local addresses, or one for each that was chosen.
+func nodePortWays(n *proxier.Node, family proxier.Family, to, comment string) []ruleset.Rule {
+	way := ruleset.Rule{Comment: comment, Jump: to}
+	if n.NodePorts.Any {
+		way.DstType = ruleset.AddrType{Type: "LOCAL"}
+		if !n.NodePorts.Localhost {
+			way.Dst = ruleset.Except(family.Loopback())
+		}
+		return []ruleset.Rule{way}
+	}
+	var ways []ruleset.Rule
+	if n.NodePorts.Localhost {
+		way.Dst = ruleset.NetOf(family.Loopback())
+		ways = append(ways, way)
+	}
+	for _, a := range n.NodePorts.Addrs {
+		way.Dst = ruleset.NetOf(netip.PrefixFrom(a, a.BitLen()))
+		ways = append(ways, way)
+	}
+	return ways
+}
+
+const (
+	inlineWays = 32  // more node-port addresses than this get chains of their own
+	pageRules  = 250 // rules of a page
+)
+
+// pages cuts a long list of rules into chains that each end with a jump to the
+// next, the last page first.
+func pages(name string, rules []ruleset.Rule) []ruleset.Chain {
+	var out []ruleset.Chain
+	last := (len(rules) - 1) / pageRules
+	for i := max(last, 0); i >= 0; i-- {
+		page := rules[i*pageRules : min(len(rules), (i+1)*pageRules)]
+		if i < last {
+			page = append(page[:len(page):len(page)], ruleset.Rule{Jump: pageName(name, i+1)})
+		}
+		out = append(out, ruleset.Chain{Name: pageName(name, i), Rules: page})
+	}
+	return out
+}
+
+func pageName(name string, i int) string {
+	if i == 0 {
+		return name
+	}
+	return name + "-" + strconv.Itoa(i+1)
+}
+
+// tail is what stands behind a root's entries, and the chains that it needs.
+func tail(r root, n *proxier.Node, family proxier.Family) (rules []ruleset.Rule, chains []ruleset.Chain) {
+	switch r {
+	case natServices:
+		rules = nodePortWays(n, family, nodePortsChain,
+			"kubernetes service nodeports; NOTE: this must be the last rule in this chain")
+	case filterExternal:
+		rules = nodePortWays(n, family, externalNodePortsChain, "kubernetes service nodeports without endpoints")
+	}
+	if len(rules) <= inlineWays {
+		return rules, nil
+	}
+	return []ruleset.Rule{{Jump: addressesChain}}, pages(addressesChain, rules)
+}

@@ -1,0 +1,289 @@
+package iptables
+
+import (
+	"slices"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+)
+
+// The stages of a plan, in the order in which they keep faith with packets: what
+// refuses new traffic stands before nat stops forwarding it, nat forwards before
+// filter stops refusing, a chain stands before another points at it, and goes
+// after the last one did.
+const (
+	filterBefore = iota
+	natBase
+	natEndpoints
+	natPolicies
+	natDispatch
+	natGone
+	filterAfter
+	stages
+)
+
+// plan is what it takes to get from a memory to a wanted State. It changes
+// nothing by itself: see learn.
+type plan struct {
+	config Config
+	hasher *ruleset.Hasher
+	from   *memory
+	want   *proxier.State
+
+	stages   [stages]ruleset.Change
+	services []*proxier.Service // owners of the stages' chains, by index
+	failed   []aside            // services that cannot be rendered
+	trees    trees
+
+	sums   held             // of the chains that the plan writes
+	wanted map[chainID]bool // that the plan found to be right, or writes
+	gone   []chainID        // that something had before
+	added  []entry
+	lost   []entry
+	text   []byte
+}
+
+// chainID names a chain of the kernel.
+type chainID struct{ table, name string }
+
+// newPlan computes the plan. Services that cannot be rendered are named in
+// failed, and left as they stand. Pure but for the hasher's buffer.
+func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan {
+	p := &plan{
+		config: c, hasher: h, from: m, want: want, trees: m.trees,
+		sums: held{"nat": {}, "filter": {}}, wanted: map[chainID]bool{},
+	}
+	for i := range p.stages {
+		p.stages[i].Table = "nat"
+	}
+	p.stages[filterBefore].Table = "filter"
+	p.stages[filterAfter].Table = "filter"
+
+	nat, filter := plumbing(c)
+	p.writeAll(filterBefore, -1, filter)
+	p.writeAll(natBase, -1, nat)
+	p.renderChanges()
+	p.dispatch()
+	p.deleteGone()
+	return p
+}
+
+// changes lists the plan's changes in order.
+func (p *plan) changes() []ruleset.Change {
+	var out []ruleset.Change
+	for _, c := range p.stages {
+		if len(c.Writes)+len(c.Deletes) > 0 {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// renderChanges renders both versions of every changed service. A change of what
+// the rules of all services look at changes them all.
+func (p *plan) renderChanges() {
+	var last []*proxier.Service
+	lastNode := &p.want.Node
+	if p.from.state != nil {
+		last, lastNode = p.from.state.Services, &p.from.state.Node
+	}
+	all := !samePods(lastNode, &p.want.Node)
+	eachChange(last, p.want.Services, all, func(was, is *proxier.Service) {
+		var old, next rendered
+		var err error
+		if is != nil {
+			if next, err = renderService(is, p.want.Family, &p.want.Node); err != nil {
+				p.failed = append(p.failed, aside{is, err})
+				return
+			}
+		}
+		if was != nil {
+			old, _ = renderService(was, p.want.Family, lastNode) // failed then: nothing stands
+		}
+		p.replace(is, old, next)
+	})
+}
+
+func samePods(a, b *proxier.Node) bool {
+	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces)
+}
+
+// eachChange walks two sorted lists and calls do for every service that is in
+// one of them only, or in both by different pointers (all: or at all).
+func eachChange(last, next []*proxier.Service, all bool, do func(was, is *proxier.Service)) {
+	i := 0
+	for _, is := range next {
+		for i < len(last) && last[i] != is && last[i].Compare(is) < 0 {
+			do(last[i], nil)
+			i++
+		}
+		if i == len(last) || last[i] != is && last[i].Compare(is) != 0 {
+			do(nil, is)
+			continue
+		}
+		if all || last[i] != is {
+			do(last[i], is)
+		}
+		i++
+	}
+	for ; i < len(last); i++ {
+		do(last[i], nil)
+	}
+}
+
+// replace plans one service's own chains, and notes what becomes of its old ones
+// and of its entries.
+func (p *plan) replace(is *proxier.Service, old, next rendered) {
+	owner := -1
+	if is != nil {
+		owner = len(p.services)
+		p.services = append(p.services, is)
+	}
+	p.writeAll(natEndpoints, owner, next.endpoints)
+	p.writeAll(natPolicies, owner, next.services)
+	p.writeAll(filterBefore, owner, next.filter)
+	for _, c := range old.endpoints {
+		p.gone = append(p.gone, chainID{"nat", c.Name})
+	}
+	for _, c := range old.services {
+		p.gone = append(p.gone, chainID{"nat", c.Name})
+	}
+	for _, c := range old.filter {
+		p.gone = append(p.gone, chainID{"filter", c.Name})
+	}
+	if !slices.Equal(old.entries, next.entries) {
+		p.lost = append(p.lost, old.entries...)
+		p.added = append(p.added, next.entries...)
+	}
+}
+
+func (p *plan) writeAll(stage, owner int, chains []ruleset.Chain) {
+	for i := range chains {
+		p.write(stage, owner, &chains[i])
+	}
+}
+
+// write adds a chain to a stage unless the kernel, or this plan already, has it
+// so.
+func (p *plan) write(stage, owner int, c *ruleset.Chain) {
+	change := &p.stages[stage]
+	p.wanted[chainID{change.Table, c.Name}] = true
+	sum := p.hasher.Sum(c)
+	stands, ok := p.sums[change.Table][c.Name]
+	if !ok {
+		stands, ok = p.from.held[change.Table][c.Name]
+	}
+	if ok && stands == sum {
+		return
+	}
+	p.sums[change.Table][c.Name] = sum
+	if cap(p.text)-len(p.text) < 4096 {
+		p.text = make([]byte, 0, min(max(2*cap(p.text), 8192), 1<<20))
+	}
+	start := len(p.text)
+	p.text = c.AppendTo(p.text)
+	change.Writes = append(change.Writes, ruleset.Write{
+		Name: c.Name, Text: p.text[start:len(p.text):len(p.text)], Rules: len(c.Rules), Owner: owner})
+}
+
+// dispatch plans the trees. In filter new entries come before nat is touched,
+// and old ones go after it was.
+func (p *plan) dispatch() {
+	known := p.from.state != nil
+	retail := !known || !sameNodePorts(&p.from.state.Node.NodePorts, &p.want.Node.NodePorts)
+	for r := range roots {
+		if r.place().table == "nat" {
+			p.grow(r, natDispatch, p.lost, p.added, retail)
+		} else {
+			p.grow(r, filterBefore, nil, p.added, retail)
+			p.grow(r, filterAfter, p.lost, nil, false)
+		}
+	}
+}
+
+func sameNodePorts(a, b *proxier.NodePorts) bool {
+	return a.Any == b.Any && a.Localhost == b.Localhost && slices.Equal(a.Addrs, b.Addrs)
+}
+
+// grow brings a root's tree to its new entries and plans the chains that differ.
+func (p *plan) grow(r root, stage int, lost, added []entry, retail bool) {
+	old, next := p.trees[r], p.trees[r]
+	for _, e := range lost {
+		if e.root == r {
+			next = next.remove(slot{e.key, e.rule, 1})
+		}
+	}
+	for _, e := range added {
+		if e.root == r {
+			next = next.add(slot{e.key, e.rule, 1})
+		}
+	}
+	p.trees[r] = next
+	d := drawer{place: r.place(), nibbles: r.addrNibbles(p.want.Family)}
+	if old != next || retail {
+		var pages []ruleset.Chain
+		d.tail, pages = tail(r, &p.want.Node, p.want.Family)
+		p.writeAll(stage, -1, pages)
+	}
+	emit := func(n *node) {
+		if n.hasChain() {
+			c := d.chain(n)
+			p.write(stage, -1, &c)
+		}
+	}
+	// A name that goes with an old node and comes with a new one stays.
+	difference(old, next, func(n *node) {
+		if n.hasChain() {
+			p.gone = append(p.gone, chainID{d.table, d.name(n)})
+			delete(p.wanted, chainID{d.table, d.name(n)})
+		}
+	}, func(*node) {})
+	difference(old, next, func(*node) {}, emit)
+	if old == next && retail {
+		emit(next)
+	}
+}
+
+// deleteGone plans the end of chains that nothing wants any more. If the plan
+// starts from what the kernel really holds it wants everything anew, and all
+// else goes.
+func (p *plan) deleteGone() {
+	if p.from.state == nil {
+		for table, chains := range p.from.held {
+			for name := range chains {
+				p.gone = append(p.gone, chainID{table, name})
+			}
+		}
+	}
+	for _, g := range p.gone {
+		_, stands := p.from.held[g.table][g.name]
+		_, fresh := p.sums[g.table][g.name]
+		if p.wanted[g] || !stands && !fresh {
+			continue
+		}
+		p.wanted[g] = true // once
+		delete(p.sums[g.table], g.name)
+		stage := natGone
+		if g.table == "filter" {
+			stage = filterAfter
+		}
+		p.stages[stage].Deletes = append(p.stages[stage].Deletes, g.name)
+	}
+}
+
+// learn is the memory once the plan's changes are in the kernel. The plan's own
+// memory is used up.
+func (p *plan) learn() *memory {
+	h := p.from.held
+	for _, c := range p.stages {
+		for _, name := range c.Deletes {
+			delete(h[c.Table], name)
+		}
+	}
+	for table, sums := range p.sums {
+		for name, sum := range sums {
+			h[table][name] = sum
+		}
+	}
+	return &memory{state: p.want, trees: p.trees, held: h}
+}

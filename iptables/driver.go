@@ -1,0 +1,75 @@
+package iptables
+
+import (
+	"context"
+	"fmt"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+)
+
+// Driver is the iptables backend for cmd/backends.
+func Driver() proxier.Driver {
+	return proxier.Driver{Name: "iptables", Open: open, Render: Render, Cleanup: cleanup}
+}
+
+// nftCommit is how many rules go into one COMMIT of the nft flavour: its cost is
+// quadratic in the size of one COMMIT, and a constant for each. The legacy
+// flavour swaps the whole table at each COMMIT.
+const nftCommit = 2000
+
+func open(ctx context.Context, family proxier.Family, s proxier.Settings) (proxier.Backend, string, error) {
+	tool, err := ruleset.Find(ctx, family, "")
+	if err != nil {
+		return nil, "", fmt.Errorf("open iptables for %s: %w", family, err)
+	}
+	about := fmt.Sprintf("iptables %s, %s", tool.Version(), tool.Reason())
+	return New(tool, s), about, nil
+}
+
+// New makes the backend on a tool that was found.
+func New(tool *ruleset.Tool, s proxier.Settings) *Backend {
+	b := &Backend{kernel: tool, config: configOf(s, tool.RandomFully()), hasher: ruleset.NewHasher()}
+	if tool.Flavour() == ruleset.NFT {
+		b.perCommit = nftCommit
+	}
+	return b
+}
+
+func configOf(s proxier.Settings, randomFully bool) Config {
+	return Config{MasqueradeBit: s.MasqueradeBit, Liberal: s.ConntrackLiberal, RandomFully: randomFully}
+}
+
+// Render is the input for iptables-restore that programs a State from nothing,
+// but for the rules in the base chains. A service that cannot be rendered makes
+// an error beside the text of all others.
+func Render(want *proxier.State, s proxier.Settings) (string, error) {
+	p := newPlan(emptyMemory(), want, configOf(s, true), ruleset.NewHasher())
+	text := string(ruleset.Print(p.changes(), 0).Text)
+	for _, f := range p.failed {
+		return text, fmt.Errorf("service %s: %w", f.service.Name, f.reason)
+	}
+	return text, nil
+}
+
+// Tables are the chains of a State with the rules in the base chains that lead to
+// them: what ruleset.Tables.Trace follows packets through.
+func Tables(want *proxier.State, s proxier.Settings) (ruleset.Tables, error) {
+	tables := ruleset.Tables{}
+	text, err := Render(want, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := ruleset.Scan([]byte(text), nil, tables.Add); err != nil {
+		return nil, err
+	}
+	for _, b := range baseRules(&want.Node) {
+		rules := []ruleset.Rule{b.rule}
+		if !b.last {
+			rules = append(rules, tables[b.table][b.chain]...)
+			delete(tables[b.table], b.chain)
+		}
+		tables.Add(b.table, ruleset.Chain{Name: b.chain, Rules: rules})
+	}
+	return tables, nil
+}

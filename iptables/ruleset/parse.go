@@ -1,0 +1,401 @@
+package ruleset
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"switchyard/proxier"
+)
+
+// ScanError is a line of an iptables-save dump that is none.
+type ScanError struct {
+	Line int // 1-based
+	Text string
+}
+
+func (e *ScanError) Error() string {
+	return fmt.Sprintf("scan dump: line %d: not in the form of iptables-save: %.200q", e.Line, e.Text)
+}
+
+// Scan reads a dump of iptables-save and calls each for every chain, in the
+// order of the dump; chains without rules come at the end of their table. Only
+// chains that want are parsed (nil: all). A chain whose rules stand in several
+// places is reported once for each.
+func Scan(dump []byte, want func(table, chain string) bool, each func(table string, c Chain)) error {
+	s := scanner{want: want, each: each}
+	for n := 1; len(dump) > 0; n++ {
+		line, rest, _ := bytes.Cut(dump, []byte("\n"))
+		dump = rest
+		if err := s.line(string(line)); err != nil {
+			return &ScanError{n, string(line)}
+		}
+	}
+	return nil
+}
+
+type scanner struct {
+	want  func(table, chain string) bool
+	each  func(table string, c Chain)
+	table string
+	empty []string // declared, no rule seen yet
+	chain Chain
+}
+
+var errForm = fmt.Errorf("bad form")
+
+func (s *scanner) line(text string) error {
+	switch {
+	case text == "" || text[0] == '#':
+		return nil
+	case text[0] == '*':
+		s.table, s.empty = text[1:], nil
+		return nil
+	case text == "COMMIT":
+		s.flush()
+		for _, name := range s.empty {
+			s.report(Chain{Name: name})
+		}
+		s.table, s.empty = "", nil
+		return nil
+	case s.table == "":
+		return errForm
+	case text[0] == ':':
+		name, _, ok := strings.Cut(text[1:], " ")
+		if !ok || name == "" {
+			return errForm
+		}
+		s.empty = append(s.empty, name)
+		return nil
+	}
+	return s.rule(text)
+}
+
+func (s *scanner) rule(text string) error {
+	if text[0] == '[' { // packet and byte counters
+		_, after, ok := strings.Cut(text, "] ")
+		if !ok {
+			return errForm
+		}
+		text = after
+	}
+	spec, ok := strings.CutPrefix(text, "-A ")
+	if !ok {
+		return errForm
+	}
+	name, spec, _ := strings.Cut(spec, " ")
+	if name == "" {
+		return errForm
+	}
+	if name != s.chain.Name {
+		s.flush()
+		s.chain.Name = name
+		s.declared(name)
+	}
+	if s.want == nil || s.want(s.table, name) {
+		s.chain.Rules = append(s.chain.Rules, ParseRule(spec))
+	}
+	return nil
+}
+
+// declared takes a chain off the list of empty ones. The dump lists rules in the
+// order of declarations, so it is found near the front.
+func (s *scanner) declared(name string) {
+	for i, e := range s.empty {
+		if e == name {
+			for _, skipped := range s.empty[:i] {
+				s.report(Chain{Name: skipped})
+			}
+			s.empty = s.empty[i+1:]
+			return
+		}
+	}
+}
+
+func (s *scanner) flush() {
+	if s.chain.Name != "" {
+		s.report(s.chain)
+	}
+	s.chain = Chain{}
+}
+
+func (s *scanner) report(c Chain) {
+	if s.want == nil || s.want(s.table, c.Name) {
+		s.each(s.table, c)
+	}
+}
+
+// ParseRule reads a rule in the form of iptables-save, without "-A chain". A rule
+// that says anything outside the dialect comes back as Raw, word for word.
+func ParseRule(spec string) Rule {
+	words, err := split(spec)
+	if err != nil {
+		return Rule{Raw: spec}
+	}
+	p := parser{words: words}
+	for len(p.words) > 0 && p.ok() {
+		p.option()
+	}
+	if !p.ok() || !p.rule.says(spec, words) {
+		return Rule{Raw: spec}
+	}
+	return p.rule
+}
+
+// says reports whether the rule prints as the line it was read from, but for the
+// order of options: so nothing that a rule of others says can get lost.
+func (r *Rule) says(spec string, words []string) bool {
+	text := r.Append(nil)
+	if string(text) == spec {
+		return true
+	}
+	own, err := split(string(text))
+	if err != nil || len(own) != len(words) {
+		return false
+	}
+	words = slices.Clone(words)
+	slices.Sort(own)
+	slices.Sort(words)
+	return slices.Equal(own, words)
+}
+
+// split cuts a line into words; a quoted word may hold spaces and, behind a
+// backslash, quotes.
+func split(line string) ([]string, error) {
+	var words []string
+	var word []byte
+	inWord, quoted := false, false
+	for i := 0; i < len(line); i++ {
+		switch ch := line[i]; {
+		case ch == '\\' && quoted && i+1 < len(line):
+			i++
+			word = append(word, line[i])
+		case ch == '"':
+			quoted, inWord = !quoted, true
+		case ch == ' ' && !quoted:
+			if inWord {
+				words, word, inWord = append(words, string(word)), word[:0], false
+			}
+		default:
+			word, inWord = append(word, ch), true
+		}
+	}
+	if quoted {
+		return nil, errForm
+	}
+	if inWord {
+		words = append(words, string(word))
+	}
+	return words, nil
+}
+
+// parser reads options one by one; the first that it does not know fails it.
+type parser struct {
+	words []string
+	rule  Rule
+	not   bool
+	bad   bool
+}
+
+func (p *parser) ok() bool { return !p.bad }
+
+func (p *parser) fail() { p.bad = true }
+
+func (p *parser) next() string {
+	if len(p.words) == 0 {
+		p.fail()
+		return ""
+	}
+	w := p.words[0]
+	p.words = p.words[1:]
+	return w
+}
+
+func (p *parser) takeNot() bool {
+	not := p.not
+	p.not = false
+	return not
+}
+
+func (p *parser) option() {
+	name := p.next()
+	if name == "!" {
+		p.not = true
+		name = p.next()
+	}
+	known := p.address(name) || p.match(name) || p.target(name)
+	if !known || p.not {
+		p.fail()
+	}
+}
+
+func (p *parser) address(name string) bool {
+	r := &p.rule
+	switch name {
+	case "-s":
+		r.Src = p.net()
+	case "-d":
+		r.Dst = p.net()
+	case "-i":
+		r.In = Interface{Name: p.next(), Not: p.takeNot()}
+	case "-p":
+		r.Proto = p.protocol()
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *parser) net() Net {
+	prefix, err := netip.ParsePrefix(p.next())
+	if err != nil || prefix != prefix.Masked() {
+		p.fail()
+	}
+	return Net{Prefix: prefix, Not: p.takeNot()}
+}
+
+func (p *parser) protocol() proxier.Protocol {
+	word := p.next()
+	for _, proto := range []proxier.Protocol{proxier.TCP, proxier.UDP, proxier.SCTP} {
+		if proto.Lower() == word {
+			return proto
+		}
+	}
+	p.fail()
+	return 0
+}
+
+func (p *parser) match(name string) bool {
+	r := &p.rule
+	switch name {
+	case "-m":
+		p.module(p.next())
+	case "--comment":
+		r.Comment = p.next()
+	case "--dport":
+		r.Ports = p.ports()
+	case "--src-type":
+		r.SrcType = AddrType{p.next(), p.takeNot()}
+	case "--dst-type":
+		r.DstType = AddrType{p.next(), p.takeNot()}
+	case "--ctstate":
+		r.CTState = States{p.next(), p.takeNot()}
+	case "--mark":
+		r.Mark = p.mark()
+		r.Mark.Not = p.takeNot()
+	case "--mode":
+		p.expect("random")
+	case "--probability":
+		r.Chance = p.chance()
+	default:
+		return p.recent(name)
+	}
+	return true
+}
+
+// module accepts the match modules of the dialect; tcp, udp and sctp must be the
+// rule's protocol.
+func (p *parser) module(name string) {
+	switch name {
+	case "comment", "addrtype", "conntrack", "mark", "recent", "statistic":
+	case p.rule.Proto.Lower():
+	default:
+		p.fail()
+	}
+}
+
+func (p *parser) expect(word string) {
+	if p.next() != word {
+		p.fail()
+	}
+}
+
+func (p *parser) recent(name string) bool {
+	r := &p.rule.Recent
+	switch name {
+	case "--set":
+		r.Set = true
+	case "--rcheck", "--reap", "--rsource":
+	case "--seconds":
+		r.Seconds = uint32(p.number(10))
+	case "--name":
+		r.Name = p.next()
+	case "--mask":
+		word := p.next()
+		r.Six = strings.Contains(word, ":")
+		if word != r.mask() {
+			p.fail()
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *parser) target(name string) bool {
+	r := &p.rule
+	switch name {
+	case "-j":
+		r.Jump = p.next()
+	case "-g":
+		r.Jump, r.Goto = p.next(), true
+	case "--reject-with":
+		r.Reject = p.next()
+	case "--to-destination":
+		to, err := netip.ParseAddrPort(p.next())
+		if err != nil {
+			p.fail()
+		}
+		r.To = to
+	case "--set-xmark":
+		r.SetMark = p.mark()
+	case "--random-fully":
+		r.Random = true
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *parser) number(base int) uint64 {
+	n, err := strconv.ParseUint(p.next(), base, 32)
+	if err != nil {
+		p.fail()
+	}
+	return n
+}
+
+func (p *parser) ports() Ports {
+	from, to, isRange := strings.Cut(p.next(), ":")
+	if !isRange {
+		to = from
+	}
+	a, err1 := strconv.ParseUint(from, 10, 16)
+	b, err2 := strconv.ParseUint(to, 10, 16)
+	if err1 != nil || err2 != nil {
+		p.fail()
+	}
+	return Ports{uint16(a), uint16(b)}
+}
+
+func (p *parser) mark() Mark {
+	value, mask, ok := strings.Cut(p.next(), "/")
+	v, err1 := strconv.ParseUint(value, 0, 32)
+	m, err2 := strconv.ParseUint(mask, 0, 32)
+	if !ok || err1 != nil || err2 != nil {
+		p.fail()
+	}
+	return Mark{Value: uint32(v), Mask: uint32(m)}
+}
+
+func (p *parser) chance() Chance {
+	f, err := strconv.ParseFloat(p.next(), 64)
+	if err != nil || f < 0 || f > 1 {
+		p.fail()
+		return 0
+	}
+	return Chance(f*certain + 0.5)
+}

@@ -1,0 +1,200 @@
+package ruleset
+
+import (
+	"hash/maphash"
+	"strconv"
+	"strings"
+)
+
+// Append appends the rule in the form of iptables-save, without "-A chain" and
+// without a newline.
+func (r *Rule) Append(b []byte) []byte {
+	if r.Raw != "" {
+		return append(b, r.Raw...)
+	}
+	start := len(b)
+	b = appendNet(b, " -s ", r.Src)
+	b = appendNet(b, " -d ", r.Dst)
+	if r.In.Name != "" {
+		b = append(appendNot(b, r.In.Not), " -i "...)
+		b = append(b, r.In.Name...)
+	}
+	if r.Proto != 0 {
+		b = append(b, " -p "...)
+		b = append(b, r.Proto.Lower()...)
+	}
+	b = r.appendMatches(b)
+	b = r.appendTarget(b)
+	if len(b) > start {
+		b = append(b[:start], b[start+1:]...) // the first space
+	}
+	return b
+}
+
+// String is the rule as iptables-save prints it, without "-A chain".
+func (r Rule) String() string { return string(r.Append(nil)) }
+
+func appendNot(b []byte, not bool) []byte {
+	if not {
+		return append(b, " !"...)
+	}
+	return b
+}
+
+func appendNet(b []byte, option string, n Net) []byte {
+	if !n.Prefix.IsValid() {
+		return b
+	}
+	return n.Prefix.AppendTo(append(appendNot(b, n.Not), option...))
+}
+
+func (r *Rule) appendMatches(b []byte) []byte {
+	if r.Comment != "" {
+		b = append(b, " -m comment --comment "...)
+		b = appendQuoted(b, r.Comment)
+	}
+	if r.Ports != (Ports{}) {
+		b = append(b, " -m "...)
+		b = append(b, r.Proto.Lower()...)
+		b = append(b, " --dport "...)
+		b = strconv.AppendUint(b, uint64(r.Ports.From), 10)
+		if r.Ports.To != r.Ports.From {
+			b = strconv.AppendUint(append(b, ':'), uint64(r.Ports.To), 10)
+		}
+	}
+	b = r.appendAddrTypes(b)
+	if r.CTState.List != "" {
+		b = append(appendNot(append(b, " -m conntrack"...), r.CTState.Not), " --ctstate "...)
+		b = append(b, r.CTState.List...)
+	}
+	if r.Mark.Mask != 0 {
+		b = append(appendNot(append(b, " -m mark"...), r.Mark.Not), " --mark "...)
+		b = appendMark(b, r.Mark)
+	}
+	b = r.Recent.append(b)
+	if r.Chance != 0 {
+		b = append(b, " -m statistic --mode random --probability "...)
+		b = strconv.AppendFloat(b, r.Chance.Probability(), 'f', 11, 64)
+	}
+	return b
+}
+
+func (r *Rule) appendAddrTypes(b []byte) []byte {
+	if r.SrcType.Type == "" && r.DstType.Type == "" {
+		return b
+	}
+	b = append(b, " -m addrtype"...)
+	if r.SrcType.Type != "" {
+		b = append(appendNot(b, r.SrcType.Not), " --src-type "...)
+		b = append(b, r.SrcType.Type...)
+	}
+	if r.DstType.Type != "" {
+		b = append(appendNot(b, r.DstType.Not), " --dst-type "...)
+		b = append(b, r.DstType.Type...)
+	}
+	return b
+}
+
+func (r Recent) append(b []byte) []byte {
+	if r.Name == "" {
+		return b
+	}
+	if r.Set {
+		b = append(b, " -m recent --set"...)
+	} else {
+		b = append(b, " -m recent --rcheck --seconds "...)
+		b = strconv.AppendUint(b, uint64(r.Seconds), 10)
+		b = append(b, " --reap"...)
+	}
+	b = append(append(b, " --name "...), r.Name...)
+	b = append(append(b, " --mask "...), r.mask()...)
+	return append(b, " --rsource"...)
+}
+
+// mask is the mask of a whole address of the rule's family.
+func (r Recent) mask() string {
+	if r.Six {
+		return "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	return "255.255.255.255"
+}
+
+func appendMark(b []byte, m Mark) []byte {
+	b = strconv.AppendUint(append(b, "0x"...), uint64(m.Value), 16)
+	return strconv.AppendUint(append(b, "/0x"...), uint64(m.Mask), 16)
+}
+
+func (r *Rule) appendTarget(b []byte) []byte {
+	if r.Jump == "" {
+		return b
+	}
+	option := " -j "
+	if r.Goto {
+		option = " -g "
+	}
+	b = append(append(b, option...), r.Jump...)
+	if r.Reject != "" {
+		b = append(append(b, " --reject-with "...), r.Reject...)
+	}
+	if r.To.IsValid() {
+		b = r.To.AppendTo(append(b, " --to-destination "...))
+	}
+	if r.SetMark != (Mark{}) {
+		b = appendMark(append(b, " --set-xmark "...), r.SetMark)
+	}
+	if r.Random {
+		b = append(b, " --random-fully"...)
+	}
+	return b
+}
+
+// appendQuoted writes a comment as iptables-save does: in quotes unless it is
+// one plain word.
+func appendQuoted(b []byte, s string) []byte {
+	if strings.IndexFunc(s, needsQuotes) < 0 {
+		return append(b, s...)
+	}
+	b = append(b, '"')
+	for i := 0; i < len(s); i++ {
+		if s[i] == '"' || s[i] == '\\' || s[i] == '\'' {
+			b = append(b, '\\')
+		}
+		b = append(b, s[i])
+	}
+	return append(b, '"')
+}
+
+// needsQuotes tells the bytes that make iptables-save quote a word: all but
+// letters, digits, _ and -.
+func needsQuotes(r rune) bool {
+	plain := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+		strings.ContainsRune("_-", r)
+	return !plain
+}
+
+// AppendTo appends the chain's rules as lines "-A name …".
+func (c *Chain) AppendTo(b []byte) []byte {
+	for i := range c.Rules {
+		b = append(append(b, "-A "...), c.Name...)
+		b = append(b, ' ')
+		b = append(c.Rules[i].Append(b), '\n')
+	}
+	return b
+}
+
+// Hasher hashes chains by their text. Two Hashers give different hashes: they
+// are compared within one process only.
+type Hasher struct {
+	seed maphash.Seed
+	buf  []byte
+}
+
+// NewHasher makes a Hasher. It is not safe for concurrent use.
+func NewHasher() *Hasher { return &Hasher{seed: maphash.MakeSeed()} }
+
+// Sum is the hash of a chain: of its name and its rules in order.
+func (h *Hasher) Sum(c *Chain) uint64 {
+	h.buf = append(h.buf[:0], c.Name...)
+	h.buf = c.AppendTo(append(h.buf, '\n'))
+	return maphash.Bytes(h.seed, h.buf)
+}

@@ -1,0 +1,274 @@
+package iptables
+
+import (
+	"cmp"
+	"slices"
+
+	"switchyard/iptables/ruleset"
+)
+
+// A tree holds the entries of one root. Its shape is a function of the set of
+// entries alone, so a restart builds the same chains, and one more service
+// touches one leaf and what leads to it:
+//
+//	KUBE-SERVICES ─ 10.96.0.0/20 ─► KUBE-VIP-10.96.0.0/20 ─ 10.96.3.0/24 ─► KUBE-VIP-10.96.3.0/24
+//	              ─ 10.96.16.0/20 ─► …                    ─ 10.96.4.7 tcp 80 ─► KUBE-SVC-…
+//
+// Nodes are never changed: add and remove copy the path to what they change, so
+// two trees share all the rest, and their difference is found by comparing
+// pointers.
+const (
+	flatEntries = 200 // a root with at most this many is a flat list
+	leafEntries = 32  // any other node with at most this many is
+	inlined     = 2   // a child with at most this many stands in its parent's chain
+)
+
+// node is a leaf, with entries in order, or has children.
+type node struct {
+	branch  key // the prefix that leads here: names the node's chain
+	common  key // not a leaf: what all entries' keys begin with
+	count   int
+	entries []slot
+	kids    *[16]*node // nil: a leaf
+}
+
+// slot is an entry in a leaf. Several owners may hold the very same rule.
+type slot struct {
+	key  key
+	rule ruleset.Rule
+	refs int
+}
+
+func compareSlots(a, b slot) int {
+	return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.rule.Comment, b.rule.Comment),
+		cmp.Compare(a.rule.Jump, b.rule.Jump))
+}
+
+// limit is how many entries a node may have and still be a flat list.
+func (n *node) limit() int {
+	if n.branch == "" {
+		return flatEntries
+	}
+	return leafEntries
+}
+
+// hasChain reports whether the node has a chain of its own.
+func (n *node) hasChain() bool {
+	return n != nil && (n.branch == "" || n.count > inlined)
+}
+
+// add returns the tree with one more entry; n may be nil for an empty root.
+func (n *node) add(s slot) *node {
+	if n == nil {
+		n = &node{}
+	}
+	if n.kids == nil {
+		return n.addToLeaf(s)
+	}
+	if m := commonLen(n.common, s.key); m < len(n.common) {
+		return n.fork(m, s)
+	}
+	c := s.key[len(n.common)]
+	next := *n
+	next.kids = new([16]*node)
+	*next.kids = *n.kids
+	kid := n.kids[c]
+	if kid == nil {
+		kid = &node{branch: s.key[:len(n.common)+1]}
+	}
+	next.kids[c] = kid.add(s)
+	next.count += next.kids[c].count - kid.count
+	return &next
+}
+
+func (n *node) addToLeaf(s slot) *node {
+	next := *n
+	at, found := slices.BinarySearchFunc(n.entries, s, compareSlots)
+	next.entries = slices.Clone(n.entries)
+	if found {
+		next.entries[at].refs += s.refs
+		next.entries[at].rule = s.rule
+		return &next
+	}
+	next.entries = slices.Insert(next.entries, at, s)
+	next.count++
+	return next.split()
+}
+
+// split turns a leaf that is too long into a node with children. Entries with
+// the very same key cannot be split.
+func (n *node) split() *node {
+	if len(n.entries) <= n.limit() {
+		return n
+	}
+	first, last := n.entries[0].key, n.entries[len(n.entries)-1].key
+	m := commonLen(first, last)
+	if m == len(first) {
+		return n
+	}
+	next := &node{branch: n.branch, common: first[:m], count: n.count, kids: new([16]*node)}
+	for i := 0; i < len(n.entries); {
+		c := n.entries[i].key[m]
+		j := i
+		for j < len(n.entries) && n.entries[j].key[m] == c {
+			j++
+		}
+		kid := &node{branch: first[:m] + key(c), count: j - i, entries: slices.Clone(n.entries[i:j])}
+		next.kids[c] = kid.split()
+		i = j
+	}
+	return next
+}
+
+// fork puts a node above this one, for an entry that lacks its common prefix.
+func (n *node) fork(m int, s slot) *node {
+	below := *n
+	below.branch = n.common[:m+1]
+	next := &node{branch: n.branch, common: n.common[:m], count: n.count + 1, kids: new([16]*node)}
+	next.kids[n.common[m]] = &below
+	next.kids[s.key[m]] = &node{branch: s.key[:m+1], count: 1, entries: []slot{s}}
+	return next
+}
+
+// remove returns the tree with one entry less; what it does not hold is no
+// matter.
+func (n *node) remove(s slot) *node {
+	if n == nil {
+		return nil
+	}
+	if n.kids == nil {
+		return n.removeFromLeaf(s)
+	}
+	if len(s.key) <= len(n.common) || s.key[:len(n.common)] != n.common {
+		return n
+	}
+	c := s.key[len(n.common)]
+	kid := n.kids[c]
+	less := kid.remove(s)
+	if less == kid {
+		return n
+	}
+	next := *n
+	next.kids = new([16]*node)
+	*next.kids = *n.kids
+	next.count += less.count - kid.count
+	next.kids[c] = less
+	if less.count == 0 {
+		next.kids[c] = nil
+	}
+	return next.join()
+}
+
+func (n *node) removeFromLeaf(s slot) *node {
+	at, found := slices.BinarySearchFunc(n.entries, s, compareSlots)
+	if !found {
+		return n
+	}
+	next := *n
+	next.entries = slices.Clone(n.entries)
+	if next.entries[at].refs > s.refs {
+		next.entries[at].refs -= s.refs
+		return &next
+	}
+	next.entries = slices.Delete(next.entries, at, at+1)
+	next.count--
+	return &next
+}
+
+// join brings a node that lost an entry back to the shape that its set has.
+func (n *node) join() *node {
+	if n.count <= n.limit() {
+		return &node{branch: n.branch, count: n.count, entries: n.gather(nil)}
+	}
+	var only *node
+	for _, kid := range n.kids {
+		if kid != nil && only != nil {
+			return n
+		}
+		if kid != nil {
+			only = kid
+		}
+	}
+	joined := *only
+	joined.branch = n.branch
+	return &joined
+}
+
+func (n *node) gather(into []slot) []slot {
+	into = append(into, n.entries...)
+	if n.kids != nil {
+		for _, kid := range n.kids {
+			if kid != nil {
+				into = kid.gather(into)
+			}
+		}
+	}
+	return into
+}
+
+func commonLen(a, b key) int {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	return i
+}
+
+// difference walks two trees at once and calls gone for the nodes of a, and
+// fresh for the nodes of b, that the other does not share. A child comes before
+// its parent. Where the shapes differ it may name nodes whose chains are the
+// same; never too few.
+func difference(a, b *node, gone, fresh func(*node)) {
+	switch {
+	case a == b:
+		return
+	case a == nil:
+		b.each(fresh)
+		return
+	case b == nil:
+		a.each(gone)
+		return
+	case a.kids == nil || b.kids == nil:
+		b.each(fresh)
+		a.each(gone)
+		return
+	case len(a.common) == len(b.common):
+		for c := range 16 {
+			difference(a.kids[c], b.kids[c], gone, fresh)
+		}
+		fresh(b)
+		gone(a)
+		return
+	case len(a.common) > len(b.common):
+		below := a.common[len(b.common)]
+		for c := range 16 {
+			var was *node
+			if byte(c) == below {
+				was = a
+			}
+			difference(was, b.kids[c], gone, fresh)
+		}
+		fresh(b)
+		return
+	}
+	below := b.common[len(a.common)]
+	for c := range 16 {
+		var is *node
+		if byte(c) == below {
+			is = b
+		}
+		difference(a.kids[c], is, gone, fresh)
+	}
+	gone(a)
+}
+
+func (n *node) each(do func(*node)) {
+	if n.kids != nil {
+		for _, kid := range n.kids {
+			if kid != nil {
+				kid.each(do)
+			}
+		}
+	}
+	do(n)
+}
