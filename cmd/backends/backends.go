@@ -1,0 +1,34 @@
+package backends
+
+import (
+	"slices"
+
+	"switchyard/iptables"
+	"switchyard/proxier"
+)
+
+// All lists the backends in the order in which they are shown.
+func All() []proxier.Driver {
+	return []proxier.Driver{
+		iptables.Driver(),
+	}
+}
+
+// Names lists the names of All.
+func Names() []string {
+	var names []string
+	for _, d := range All() {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// ByName returns the backend with a name.
+func ByName(name string) (proxier.Driver, bool) {
+	all := All()
+	i := slices.IndexFunc(all, func(d proxier.Driver) bool { return d.Name == name })
+	if i < 0 {
+		return proxier.Driver{}, false
+	}
+	return all[i], true
+}

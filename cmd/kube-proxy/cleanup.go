@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"switchyard/cmd/backends"
+)
+
+// cleanup takes what every backend left in the kernel out of it. It needs no API
+// server and no configuration; running it again is no error.
+func cleanup(args []string, out io.Writer) error {
+	fs := pflag.NewFlagSet("cleanup", pflag.ContinueOnError)
+	if err := parse(fs, args, out); err != nil {
+		return err
+	}
+	var errs []error
+	nothing := true
+	for _, d := range backends.All() {
+		removed, err := d.Cleanup(context.Background())
+		for _, what := range removed {
+			fmt.Fprintf(out, "%s: removed from %s\n", d.Name, what)
+			nothing = false
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", d.Name, err))
+		}
+	}
+	if nothing && len(errs) == 0 {
+		fmt.Fprintln(out, "nothing of ours was there")
+	}
+	return errors.Join(errs...)
+}

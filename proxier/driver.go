@@ -1,0 +1,33 @@
+package proxier
+
+import "context"
+
+// Driver is a kind of backend: what --proxy-mode names. Its functions keep no
+// state; cmd/backends lists all of them.
+type Driver struct {
+	// Name is the value of --proxy-mode, in lower case.
+	Name string
+
+	// Open makes the backend of one family and leaves the kernel alone. about is
+	// a line for the log: what it found and chose. The error says what is missing
+	// and what to do.
+	Open func(ctx context.Context, family Family, s Settings) (b Backend, about string, err error)
+
+	// Render is the text of what a State would be in the kernel, without touching
+	// it.
+	Render func(want *State, s Settings) (string, error)
+
+	// Cleanup takes everything of this backend out of the kernel, in all families
+	// that it finds, and says what it took. Running it again is no error.
+	Cleanup func(ctx context.Context) (removed []string, err error)
+}
+
+// Settings are the settings that backends share. A backend ignores what means
+// nothing to it.
+type Settings struct {
+	// MasqueradeBit is the bit, 0..31, of the packet mark that asks for masquerade.
+	MasqueradeBit int
+	// ConntrackLiberal is the sysctl net.netfilter.nf_conntrack_tcp_be_liberal:
+	// TCP segments outside the window are not INVALID.
+	ConntrackLiberal bool
+}
