@@ -13,6 +13,9 @@ type Name struct{ Namespace, Name string }
 
 func (n Name) String() string { return n.Namespace + "/" + n.Name }
 
+// clone is an equal name that keeps no API object alive.
+func (n Name) clone() Name { return Name{strings.Clone(n.Namespace), strings.Clone(n.Name)} }
+
 // Compare orders by namespace, then name.
 func (n Name) Compare(o Name) int {
 	if c := strings.Compare(n.Namespace, o.Namespace); c != 0 {
@@ -90,7 +93,7 @@ type SlicePort struct {
 	Port     uint16
 }
 
-// Endpoint is one endpoint of a Slice, with the defaults of its conditions
+// Endpoint is one endpoint of a Slice: the first of its addresses, with the defaults of its conditions
 // filled in (ready and serving true, terminating false).
 type Endpoint struct {
 	Addr        netip.Addr
