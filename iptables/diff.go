@@ -87,7 +87,7 @@ func (p *plan) renderChanges() {
 	if p.from.state != nil {
 		last, lastNode = p.from.state.Services, &p.from.state.Node
 	}
-	all := !samePods(lastNode, &p.want.Node)
+	all := !sameToRules(lastNode, &p.want.Node)
 	eachChange(last, p.want.Services, all, func(was, is *proxier.Service) {
 		var old, next rendered
 		var err error
@@ -104,8 +104,10 @@ func (p *plan) renderChanges() {
 	})
 }
 
-func samePods(a, b *proxier.Node) bool {
-	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces)
+// sameToRules reports whether two nodes are the same to the rules of services.
+func sameToRules(a, b *proxier.Node) bool {
+	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces) &&
+		slices.Equal(a.Local, b.Local) && sameNodePorts(&a.NodePorts, &b.NodePorts)
 }
 
 // eachChange walks two sorted lists and calls do for every service that is in

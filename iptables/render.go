@@ -198,6 +198,11 @@ func (r *renderer) external(f *proxier.Frontend) error {
 	if terminal {
 		r.add(filterExternal, f, verdict)
 	}
+	if (terminal || len(f.Allow) > 0) && r.node.ServesNodePort(f.Addr.Addr()) {
+		// Of a packet that is not forwarded, no node port of that number shall take
+		// hold. Its comment puts it behind the way that forwards.
+		r.add(natServices, f, ruleset.Rule{Comment: r.comment + " otherwise not forwarded", Jump: "ACCEPT"})
+	}
 	return nil
 }
 

@@ -51,13 +51,20 @@ type Fate struct {
 	Service   *Service
 	Frontend  *Frontend
 	Route     Route
+
+	node   *Node
+	packet Packet
 }
 
 // Masquerades reports whether the packet reaches an endpoint with the node's
 // address as its source. An endpoint that reaches itself (hairpin) always sees
-// the node's address.
-func (f *Fate) Masquerades(src netip.Addr, ep Endpoint) bool {
-	return f.Masq || src == ep.Addr.Addr()
+// the node's address. A packet that came in and ends at an address of the node
+// itself is delivered as it is: nothing is masqueraded that does not leave.
+func (f *Fate) Masquerades(ep Endpoint) bool {
+	if f.packet.In != "" && f.node != nil && f.node.IsLocal(ep.Addr.Addr()) {
+		return false
+	}
+	return f.Masq || f.packet.Src == ep.Addr.Addr()
 }
 
 // Decide returns the fate of a packet. It walks all services: it is the meaning
@@ -100,7 +107,7 @@ func (s *State) decideNodePort(p Packet) Fate {
 
 // Decide returns the fate of a packet that has this frontend as its destination.
 func (f *Frontend) Decide(svc *Service, node *Node, p Packet) Fate {
-	fate := Fate{Verdict: Drop, Service: svc, Frontend: f}
+	fate := Fate{Verdict: Drop, Service: svc, Frontend: f, node: node, packet: p}
 	if !f.allows(p.Src) {
 		return fate
 	}

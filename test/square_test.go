@@ -1,0 +1,154 @@
+package test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"switchyard/iptables"
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+	"switchyard/proxier/proxiertest"
+)
+
+// translation follows packets through the rules of a stage's States.
+type translation struct {
+	stage  *stage
+	tables map[proxier.Family]ruleset.Tables
+}
+
+func newTranslation(t testing.TB, st *stage) *translation {
+	t.Helper()
+	tr := &translation{st, map[proxier.Family]ruleset.Tables{}}
+	for f, state := range st.states {
+		tables, err := iptables.Tables(state, st.options.Backend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.tables[f] = tables
+	}
+	return tr
+}
+
+// world is the laboratory's node, as rules see it. Loopback addresses are local
+// in the kernel's table too.
+func (tr *translation) world(f proxier.Family, remembered map[string]bool) ruleset.World {
+	n := &tr.stage.states[f].Node
+	return ruleset.World{
+		Local:  n.IsLocal,
+		Recent: func(list string, _ netip.Addr) bool { return remembered[list] },
+	}
+}
+
+// compare fails if the rules and State.Decide disagree about a packet.
+func (tr *translation) compare(t testing.TB, p proxier.Packet, what string) {
+	t.Helper()
+	f := proxier.FamilyOf(p.Dst.Addr())
+	want := tr.stage.states[f].Decide(p)
+	got := tr.tables[f].Trace(p, tr.world(f, nil))
+	if diff := disagreement(p, want, got); diff != "" {
+		t.Errorf("%s: %s %s -> %s (in %q): %s\nDecide: %s\ntraced: %v", what, p.Protocol, p.Src, p.Dst, p.In, diff, want, got)
+		return
+	}
+	tr.compareAffinity(t, p, want, got)
+}
+
+// compareAffinity asks again for a client that is remembered: it must get the
+// same endpoint for certain.
+func (tr *translation) compareAffinity(t testing.TB, p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) {
+	t.Helper()
+	if want.Verdict != proxier.Forward || want.Service.Affinity == 0 {
+		return
+	}
+	f := proxier.FamilyOf(p.Dst.Addr())
+	for _, first := range got {
+		if first.Remember == "" {
+			t.Errorf("%s -> %s: nothing remembers the client of %s", p.Src, p.Dst, first.To)
+			return
+		}
+		again := tr.tables[f].Trace(p, tr.world(f, map[string]bool{first.Remember: true}))
+		if len(again) != 1 || again[0].To != first.To {
+			t.Errorf("%s -> %s: went to %s, then to %v", p.Src, p.Dst, first.To, again)
+			return
+		}
+	}
+}
+
+// disagreement says in what a trace differs from a fate, "" if in nothing.
+func disagreement(p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) string {
+	if want.Verdict != proxier.Forward {
+		if len(got) != 1 || got[0].Verdict != want.Verdict || got[0].Masq {
+			return "other verdict"
+		}
+		return ""
+	}
+	if len(got) != len(want.Endpoints) {
+		return fmt.Sprintf("%d endpoints, not %d", len(got), len(want.Endpoints))
+	}
+	for _, ep := range want.Endpoints {
+		i := slices.IndexFunc(got, func(o ruleset.Outcome) bool { return o.To == ep.Addr && o.Verdict == proxier.Forward })
+		if i < 0 {
+			return "never " + ep.Addr.String()
+		}
+		if got[i].Masq != want.Masquerades(ep) {
+			return fmt.Sprintf("%s: masquerade %t", ep.Addr, got[i].Masq)
+		}
+		if share := 1 / float64(len(want.Endpoints)); math.Abs(got[i].Probability-share) > 1e-6 {
+			return fmt.Sprintf("%s: share %g, not %g", ep.Addr, got[i].Probability, share)
+		}
+	}
+	return ""
+}
+
+// squarePackets is how many random packets the square is tested with.
+func squarePackets() int {
+	if os.Getenv("CI") != "" {
+		return 200_000
+	}
+	return 40_000
+}
+
+// seed is the random seed: SEED in the environment, else the clock.
+func seed(t testing.TB) uint64 {
+	n, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
+	if err != nil {
+		n = uint64(time.Now().UnixNano())
+	}
+	t.Logf("SEED=%d", n)
+	return n
+}
+
+// TestSquare holds that the square commutes: trace(render(state), p) is
+// state.Decide(p), for random clusters, flags and packets.
+func TestSquare(t *testing.T) {
+	const perCluster = 100
+	first := seed(t)
+	verdicts := map[proxier.Verdict]int{}
+	for n := 0; n < squarePackets(); n += perCluster {
+		s := first + uint64(n)
+		rng := rand.New(rand.NewPCG(s, 0))
+		objects := proxiertest.Random(s)
+		st := stageOf(t, objects, proxiertest.RandomFlags(rng))
+		tr, traffic := newTranslation(t, &st), proxiertest.TrafficTo(objects)
+		for range perCluster {
+			p := traffic.Packet(rng).Packet
+			verdicts[st.states[proxier.FamilyOf(p.Dst.Addr())].Decide(p).Verdict]++
+			tr.compare(t, p, fmt.Sprintf("SEED=%d", s))
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	for _, v := range []proxier.Verdict{proxier.Pass, proxier.Reject, proxier.Drop, proxier.Forward} {
+		if share := float64(verdicts[v]) / float64(squarePackets()); share < 0.02 {
+			t.Errorf("only %.1f %% of the packets %s: the generator does not ask", 100*share, v)
+		}
+	}
+	t.Logf("verdicts: %v", verdicts)
+}
