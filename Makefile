@@ -1,0 +1,53 @@
+# `make` lists the targets. Needs make 4.3 and Go 1.26 or later.
+
+MODE ?= iptables
+KEEP ?=
+ARGS ?=
+
+GO := $(or $(shell command -v go 2>/dev/null),$(wildcard /usr/local/go/bin/go),go)
+GOFMT := $(shell $(GO) env GOROOT 2>/dev/null)/bin/gofmt
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+# What needs root is re-run with sudo; what is built is built as the user.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build install-deps run test bench lint fmt clean update
+
+help: ## show this
+	@echo 'Switchyard: a kube-proxy.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build the static binary bin/kube-proxy
+	@test -e bin/kube-proxy || echo 'a cold build takes a few minutes; go names each package as it is compiled'
+	CGO_ENABLED=0 $(GO) build -v -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/kube-proxy ./cmd/kube-proxy
+
+install-deps: ## install the Debian packages that are missing: iptables ipset conntrack iproute2
+	@bash test/install.sh
+
+run: install-deps build ## see it work: two nodes, six pods, a shop, real connections (MODE=iptables, KEEP=1 leaves it up)
+	@CGO_ENABLED=0 $(GO) build -v -trimpath -o bin/demo ./test/demo
+	@$(SUDO) bin/demo -mode '$(MODE)' $(if $(filter-out 0,$(KEEP)),-keep) $(ARGS)
+
+test: ## run every test there is; ends with the counts
+	@bash test/run.sh $(ARGS)
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem $(or $(ARGS),./...)
+
+lint: ## go vet, gofmt, staticcheck
+	$(GO) vet ./...
+	@unformatted=$$($(GOFMT) -l cmd iptables proxier test); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+	$(GO) tool staticcheck ./...
+
+fmt: ## format the source
+	$(GOFMT) -w cmd iptables proxier test
+
+clean: ## remove what was built
+	rm -rf bin
+
+update: ## rewrite the golden files of the tests; look at the diff before you commit it
+	$(GO) test $(or $(ARGS),./...) -run Golden -update
