@@ -50,4 +50,4 @@ clean: ## remove what was built
 	rm -rf bin
 
 update: ## rewrite the golden files of the tests; look at the diff before you commit it
-	$(GO) test $(or $(ARGS),./...) -run Golden -update
+	$(GO) test $(or $(ARGS),./iptables ./test) -run "Golden|TestScenarioState" -update

@@ -34,6 +34,9 @@ func (o *observer) Queued(time.Time) {
 func (o *observer) Applied(f proxier.Family, last, next *proxier.State, _ proxier.Report) {
 	o.healthz.Applied(f, o.lastLook(f))
 	o.cleaner.Applied(last, next)
+	if next.Node.NodePorts.Localhost {
+		o.localhost.Do(o.openLocalhost)
+	}
 
 	o.lock.Lock()
 	defer o.lock.Unlock()

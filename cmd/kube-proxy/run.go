@@ -82,6 +82,8 @@ type proxy struct {
 
 	mu       sync.Mutex
 	lookedAt map[proxier.Family]time.Time // when the snapshot that is applied was taken
+
+	localhost sync.Once // see openLocalhost
 }
 
 func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, error) {
@@ -163,7 +165,6 @@ func (p *proxy) run(ctx context.Context) error {
 	if err := p.addrs.read(); err != nil {
 		p.log.Warn("the node's addresses cannot be read yet", "error", err)
 	}
-	p.prepareLocalhost()
 	if err := p.serveHealthz(ctx, &wait); err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func (p *proxy) run(ctx context.Context) error {
 // changed is called by the source after each change, and after its first load.
 func (p *proxy) changed() {
 	snap := p.store.Snapshot()
-	p.healthz.SetEligible(snap.Node == nil || snap.Node.Eligible)
+	p.healthz.SetEligible(snap.Node == nil || snap.Node.Eligible) // a manifest need not have Nodes
 	p.problem.tell(p.store.Problems())
 	p.started.Store(true)
 	p.engine.Changed()
@@ -208,16 +209,13 @@ func (p *proxy) lastLook(f proxier.Family) time.Time {
 	return p.lookedAt[f]
 }
 
-// prepareLocalhost lets 127.0.0.1:NodePort work. The guard against strangers is
-// among the backend's rules.
-func (p *proxy) prepareLocalhost() {
-	if !node.Describe(proxier.IPv4, nil, nil, p.options.Node).NodePorts.Localhost {
-		return
-	}
+// openLocalhost lets 127.0.0.1:NodePort work, once the guard against strangers is
+// among the rules that stand.
+func (p *proxy) openLocalhost() {
 	changed, err := node.EnableRouteLocalnet()
 	switch {
 	case err != nil:
-		p.log.Warn("NodePorts will not answer on 127.0.0.1", "error", err)
+		p.log.Warn("NodePorts do not answer on 127.0.0.1", "error", err)
 	case changed:
 		p.log.Info("set net.ipv4.conf.all.route_localnet=1, for NodePorts on 127.0.0.1; --iptables-localhost-nodeports=false avoids it")
 	}

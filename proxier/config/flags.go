@@ -28,11 +28,14 @@ type Flags struct {
 	HealthzBindAddress string
 	Verbosity          int
 	LoggingFormat      string
+
+	runs bool // the flags of Bind were declared
 }
 
 // Bind declares the flags of `run` with upstream's names and defaults.
 func (f *Flags) Bind(fs *pflag.FlagSet) {
 	f.BindRender(fs)
+	f.runs = true
 	fs.DurationVar(&f.SyncPeriod, "iptables-sync-period", 30*time.Second,
 		"how often the kernel's rules are compared with what they should be; also the longest wait before a failed sync is tried again")
 	fs.DurationVar(&f.MinSyncPeriod, "iptables-min-sync-period", time.Second,

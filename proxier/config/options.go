@@ -59,13 +59,17 @@ func (f *Flags) Options(modes []string) (Options, error) {
 	c.check(slices.Contains(modes, o.Mode), "--proxy-mode: %q: must be one of %s", f.ProxyMode, strings.Join(modes, ", "))
 	c.check(f.MasqueradeBit >= 0 && f.MasqueradeBit <= 31,
 		"--iptables-masquerade-bit: %d: must be within 0 and 31", f.MasqueradeBit)
-	c.check(f.SyncPeriod >= 0 && f.MinSyncPeriod >= 0, "--iptables-sync-period, --iptables-min-sync-period: must not be negative")
-	c.check(f.MinSyncPeriod <= f.SyncPeriod || f.SyncPeriod == 0,
+	c.check(f.SyncPeriod > 0 || f.renders(), "--iptables-sync-period: %s: must be longer than 0", f.SyncPeriod)
+	c.check(f.MinSyncPeriod >= 0, "--iptables-min-sync-period: %s: must not be negative", f.MinSyncPeriod)
+	c.check(f.MinSyncPeriod <= f.SyncPeriod || f.renders(),
 		"--iptables-min-sync-period: %s: must not be longer than --iptables-sync-period, %s", f.MinSyncPeriod, f.SyncPeriod)
 	c.check(slices.Contains([]string{"", "text", "json"}, f.LoggingFormat),
 		"--logging-format: %q: must be text or json", f.LoggingFormat)
 	return o, errors.Join(c.errs...)
 }
+
+// renders tells that only the flags of BindRender were declared.
+func (f *Flags) renders() bool { return !f.runs }
 
 // checker collects what is wrong.
 type checker struct{ errs []error }

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Fuzzes every fuzz target for FUZZTIME (default 5s).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+time=${FUZZTIME:-5s}
+grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r package; do
+	grep -ohE '^func Fuzz[A-Za-z0-9_]+' "$package"/*_test.go | sed 's/^func //' | while read -r target; do
+		printf '%-40s ' "$package $target"
+		if ! out=$(go test "$package" -run '^$' -fuzz "^$target\$" -fuzztime "$time" 2>&1 </dev/null); then
+			printf 'FAILED\n%s\n' "$out"
+			exit 1
+		fi
+		grep -oE 'execs: [0-9]+' <<<"$out" | tail -n 1
+	done
+done

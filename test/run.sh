@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs every test there is and ends with a line of counts. Installs what it needs.
+#
+#   test/run.sh [arguments for go test]    with arguments: only these, no fuzzing
+#
+# CI=true: nothing may be skipped, and the random tests take more turns.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
+: "${CI:=}"
+export CI
+
+bash test/install.sh gcc libc6-dev # for the race detector, beside the proxy's own needs
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+	if ! command -v sudo >/dev/null; then
+		echo "run.sh: not root, and there is no sudo: the tests with real packets will be skipped" >&2
+	else
+		as_root=(sudo --preserve-env=PATH,CI,SEED,GOFLAGS,GOPROXY,HOME)
+	fi
+fi
+
+step() { printf '\n== %s\n' "$*"; }
+
+step 'building'
+go version
+make -s build
+
+step 'go vet, gofmt, staticcheck'
+make -s lint
+echo ok
+
+tally=$(mktemp -d)/tally
+go build -o "$tally" ./test/tally
+counts=$(mktemp)
+
+step 'tests, with the race detector'
+packages=(./...)
+if [ $# -gt 0 ]; then packages=("$@"); fi
+status=0
+"${as_root[@]}" "$(command -v go)" test -race -json -timeout 30m "${packages[@]}" 2>&1 |
+	"$tally" ${CI:+-no-skips} | tee "$counts" || status=$?
+
+if [ $# -eq 0 ] && [ $status -eq 0 ]; then
+	step 'fuzzing, a while for each target'
+	bash test/fuzz.sh || status=$?
+	tail -n 1 "$counts"
+fi
+exit $status
