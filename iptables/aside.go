@@ -28,7 +28,7 @@ func (a *asides) put(s *proxier.Service, reason error) {
 func compareAside(a aside, s *proxier.Service) int { return a.service.Compare(s) }
 
 // review drops what is worth another try: services that changed or are gone, and
-// all of them if asked to.
+// all of them if asked for or if the node changed.
 func (a *asides) review(want *proxier.State, all bool) {
 	*a = slices.DeleteFunc(*a, func(x aside) bool {
 		at, found := slices.BinarySearchFunc(want.Services, x.service, (*proxier.Service).Compare)

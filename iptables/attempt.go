@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 			return err
 		}
 	}
-	a.aside.review(want, want == a.last)
+	a.aside.review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
 	if err := a.settle(ctx, want); err != nil {
 		return err
 	}
@@ -34,8 +35,9 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 }
 
 // maxBlames is how often a refusal that names its lines is taken at its word;
-// after that the culprits are found by halving.
-const maxBlames = 4
+// after that the culprits are found by halving. Each is one more COMMIT of a large
+// input, or one more line where a program stops at the first.
+const maxBlames = 16
 
 // settle programs want without what has been set aside; if the kernel refuses
 // that, it finds out what of it, sets that aside too, and goes on.
@@ -49,8 +51,8 @@ func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
 		if len(blamed) == 0 {
 			break
 		}
-		for _, s := range blamed {
-			a.aside.put(s, refusal)
+		for s, reason := range blamed {
+			a.aside.put(s, reason)
 		}
 	}
 	return a.isolate(ctx, want)
@@ -73,13 +75,7 @@ func (a *attempt) try(ctx context.Context, want, part *proxier.State) (*ruleset.
 // program brings the kernel to a State, part of what is wanted, and remembers it
 // if it succeeds.
 func (a *attempt) program(ctx context.Context, want, part *proxier.State) error {
-	p := newPlan(a.mem, part, a.config, a.hasher)
-	if len(p.failed) > 0 {
-		for _, f := range p.failed {
-			a.aside.put(f.service, f.reason)
-		}
-		p = newPlan(a.mem, a.aside.without(part, a.accepted), a.config, a.hasher)
-	}
+	p := a.rendered(part)
 	a.plan = p
 	if changes := p.changes(); len(changes) > 0 {
 		a.input = ruleset.Print(changes, a.perCommit)
@@ -91,6 +87,28 @@ func (a *attempt) program(ctx context.Context, want, part *proxier.State) error 
 	}
 	a.mem, a.accepted = p.learn(), p.want
 	return nil
+}
+
+// rendered is the plan to a State without what cannot be rendered of it. An older
+// version takes a service's place if that can be: a change of the node may be what
+// stands against both.
+func (a *attempt) rendered(part *proxier.State) *plan {
+	p := newPlan(a.mem, part, a.config, a.hasher)
+	if len(p.failed) == 0 {
+		return p
+	}
+	for _, f := range p.failed {
+		a.aside.put(f.service, f.reason)
+	}
+	part = a.aside.without(part, a.accepted)
+	if p = newPlan(a.mem, part, a.config, a.hasher); len(p.failed) == 0 {
+		return p
+	}
+	var failed []*proxier.Service
+	for _, f := range p.failed {
+		failed = append(failed, f.service)
+	}
+	return newPlan(a.mem, except(part, failed), a.config, a.hasher)
 }
 
 func (a *attempt) count(changes []ruleset.Change) {
@@ -106,23 +124,41 @@ func (a *attempt) count(changes []ruleset.Change) {
 	}
 }
 
-// blame lists the services whose lines the refusal names.
-func (a *attempt) blame(refusal *ruleset.RestoreError) []*proxier.Service {
-	var blamed []*proxier.Service
+// blame finds the services whose lines the refusal names, each with the refusal of
+// its own first line.
+func (a *attempt) blame(refusal *ruleset.RestoreError) map[*proxier.Service]error {
+	blamed := map[*proxier.Service]error{}
 	for _, line := range refusal.Lines {
 		owner := a.input.Owner(line)
 		if owner < 0 {
 			continue
 		}
-		if s := a.plan.services[owner]; !slices.Contains(blamed, s) {
-			blamed = append(blamed, s)
+		s := a.plan.services[owner]
+		if blamed[s] == nil {
+			own := *refusal
+			own.Line, own.Lines, own.Text = line, []int{line}, lineOf(a.input.Text, line)
+			blamed[s] = &own
 		}
 	}
 	return blamed
 }
 
+// maxLine is how much of a refused line goes into an error, in bytes.
+const maxLine = 300
+
+// lineOf is a line of a text, counted from 1.
+func lineOf(text []byte, n int) string {
+	for ; n > 1; n-- {
+		_, text, _ = bytes.Cut(text, []byte("\n"))
+	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	return string(line[:min(len(line), maxLine)])
+}
+
 // isolate finds by halving which services the kernel refuses. Everything else is
-// in the kernel when it returns.
+// in the kernel when it returns. What was accepted before is tried first; if the
+// kernel refuses that, since it lost some of it, then of that too what it would
+// have to take anew is suspected.
 func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
 	good := a.accepted
 	if good == nil {
@@ -130,6 +166,10 @@ func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
 	}
 	good = &proxier.State{Family: want.Family, Node: want.Node, Services: surviving(good.Services, want.Services)}
 	refusal, err := a.try(ctx, want, good)
+	if refusal != nil && len(a.plan.services) > 0 {
+		good = except(good, a.plan.written())
+		refusal, err = a.try(ctx, want, good)
+	}
 	if refusal != nil {
 		err = refusal // no service's fault
 	}
@@ -175,6 +215,16 @@ func surviving(last, next []*proxier.Service) []*proxier.Service {
 		}
 	})
 	return slices.DeleteFunc(slices.Clone(last), func(s *proxier.Service) bool { return gone[s] })
+}
+
+// except is a State without some of its services.
+func except(s *proxier.State, services []*proxier.Service) *proxier.State {
+	out := map[*proxier.Service]bool{}
+	for _, svc := range services {
+		out[svc] = true
+	}
+	left := slices.DeleteFunc(slices.Clone(s.Services), func(svc *proxier.Service) bool { return out[svc] })
+	return &proxier.State{Family: s.Family, Node: s.Node, Services: left}
 }
 
 // with is a State with services added, or replaced by another version.

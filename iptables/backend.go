@@ -46,6 +46,8 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	a := attempt{Backend: b}
 	a.report.Full = b.mem == nil || b.mem.state == nil
 	a.report.Repaired = b.watch.takeRepair()
+	// Else what somebody else did since would be taken for our own write.
+	quiet := b.mem == nil || b.watch.quiet(b.kernel)
 	err := a.apply(ctx, want)
 	a.report.Took = time.Since(start)
 	b.last = want
@@ -53,7 +55,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 		b.Forget()
 		return a.report, err
 	}
-	b.watch.applied(b.kernel)
+	b.watch.applied(b.kernel, quiet)
 	a.report.SetAside = b.aside.list()
 	a.report.Total = b.mem.held.chains()
 	return a.report, nil

@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"slices"
+
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 )
@@ -15,8 +17,10 @@ import (
 // Endpoints are grouped by the next character of their chain's hash (32 groups a
 // level), which no other endpoint's coming and going changes.
 const (
-	flatEndpoints = 100 // at most this many in one chain: with affinity, 2 rules each
-	groupChars    = 2   // levels of groups that a chain name has room for
+	// At most this many in one chain: with affinity, 2 rules each. One more moves them
+	// all into groups, which must not take more than 300 lines.
+	flatEndpoints = 75
+	groupChars    = 2 // levels of groups that a chain name has room for
 )
 
 // target is an endpoint with the chain that leads to it.
@@ -83,7 +87,7 @@ func (r *renderer) choose(c chooser, eps []proxier.Endpoint, first []ruleset.Rul
 // balance appends the chains that choose among a group's targets with equal
 // probability, leaves first. first are rules that stand before the choice.
 func (r *renderer) balance(g *group, base string, first []ruleset.Rule) {
-	rules := first
+	rules := slices.Grow(first, len(g.targets)+len(g.groups))
 	if g.groups == nil {
 		for i, t := range g.targets {
 			rules = append(rules, ruleset.Rule{

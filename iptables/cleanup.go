@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
@@ -16,6 +18,9 @@ func cleanup(ctx context.Context) (removed []string, err error) {
 	var errs []error
 	for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
 		for _, flavour := range []ruleset.Flavour{ruleset.NFT, ruleset.Legacy} {
+			if flavour == ruleset.Legacy && !hasLegacyTables(family) {
+				continue
+			}
 			tool, err := ruleset.Find(ctx, family, flavour)
 			if err != nil {
 				continue // not there: nothing of ours either
@@ -30,6 +35,22 @@ func cleanup(ctx context.Context) (removed []string, err error) {
 		}
 	}
 	return removed, errors.Join(errs...)
+}
+
+// hasLegacyTables reports whether the kernel has made a legacy table that may hold
+// rules of ours. To look into one that it has not made would make it.
+func hasLegacyTables(family proxier.Family) bool {
+	name := "ip_tables_names"
+	if family == proxier.IPv6 {
+		name = "ip6_tables_names"
+	}
+	// Not /proc/net, which is the namespace of the process's first thread.
+	text, err := os.ReadFile("/proc/thread-self/net/" + name)
+	if err != nil {
+		return false // the kernel has no legacy tables at all
+	}
+	tables := strings.Fields(string(text))
+	return slices.Contains(tables, "nat") || slices.Contains(tables, "filter")
 }
 
 func cleanupWith(ctx context.Context, tool *ruleset.Tool) (int, error) {
@@ -70,8 +91,12 @@ func (b *Backend) deleteAll(ctx context.Context) (int, error) {
 	return n, b.kernel.Restore(ctx, ruleset.Print(changes, 0).Text)
 }
 
+// kubeletCanary is a chain that the kubelet makes in every table that it uses.
+const kubeletCanary = "KUBE-KUBELET-CANARY"
+
 // cleanupFirewall removes KUBE-FIREWALL if the martian guard is all that it
-// holds; with other rules it is the kubelet's.
+// holds. With other rules, or where there is a kubelet, it is the kubelet's, which
+// keeps the very same guard in it: whose that is nobody can tell, and it stays.
 func cleanupFirewall(ctx context.Context, tool *ruleset.Tool, base []baseRule) error {
 	if !slices.Contains(base, martianGuard()) {
 		return nil
@@ -82,7 +107,7 @@ func cleanupFirewall(ctx context.Context, tool *ruleset.Tool, base []baseRule) e
 	}
 	alone := true
 	err = ruleset.Scan(dump, nil, func(_ string, c ruleset.Chain) {
-		if c.Name == kubeFirewallChain && len(c.Rules) != 1 {
+		if c.Name == kubeletCanary || c.Name == kubeFirewallChain && len(c.Rules) != 1 {
 			alone = false
 		}
 	})

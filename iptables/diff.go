@@ -68,15 +68,61 @@ func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan 
 	return p
 }
 
-// changes lists the plan's changes in order.
+// changes lists the plan's changes in order. If nothing happens to nat, the two
+// stages of filter have no reason to be apart, and are one: a chain must not stand
+// twice in a COMMIT.
 func (p *plan) changes() []ruleset.Change {
-	var out []ruleset.Change
+	todo := p.stages
+	if !slices.ContainsFunc(todo[natBase:filterAfter], pending) {
+		todo[filterBefore], todo[filterAfter] = settled(todo[filterBefore], todo[filterAfter]), ruleset.Change{}
+	}
+	return slices.DeleteFunc(todo[:], func(c ruleset.Change) bool { return !pending(c) })
+}
+
+// written lists the services of which the plan writes a chain.
+func (p *plan) written() []*proxier.Service {
+	var out []*proxier.Service
+	has := map[int]bool{-1: true}
 	for _, c := range p.stages {
-		if len(c.Writes)+len(c.Deletes) > 0 {
-			out = append(out, c)
+		for _, w := range c.Writes {
+			if !has[w.Owner] {
+				has[w.Owner] = true
+				out = append(out, p.services[w.Owner])
+			}
 		}
 	}
 	return out
+}
+
+func pending(c ruleset.Change) bool { return len(c.Writes)+len(c.Deletes) > 0 }
+
+// settled is two changes of one table as one. The second only takes entries away,
+// so its version of a chain can stand where the first one's would, and leads to
+// nothing that was not there before.
+func settled(first, second ruleset.Change) ruleset.Change {
+	if !pending(first) {
+		return second
+	}
+	last := map[string]ruleset.Write{}
+	for _, w := range second.Writes {
+		last[w.Name] = w
+	}
+	one := ruleset.Change{Table: first.Table, Deletes: slices.Concat(first.Deletes, second.Deletes)}
+	for _, w := range first.Writes {
+		if newer, ok := last[w.Name]; ok {
+			w = newer
+			delete(last, w.Name)
+		}
+		if !slices.Contains(one.Deletes, w.Name) {
+			one.Writes = append(one.Writes, w)
+		}
+	}
+	for _, w := range second.Writes {
+		if _, left := last[w.Name]; left {
+			one.Writes = append(one.Writes, w)
+		}
+	}
+	return one
 }
 
 // renderChanges renders both versions of every changed service. A change of what
@@ -226,6 +272,12 @@ func (p *plan) grow(r root, stage int, lost, added []entry, retail bool) {
 		var pages []ruleset.Chain
 		d.tail, pages = tail(r, &p.want.Node, p.want.Family)
 		p.writeAll(stage, -1, pages)
+	}
+	if retail && p.from.state != nil {
+		_, pages := tail(r, &p.from.state.Node, p.want.Family)
+		for _, c := range pages {
+			p.gone = append(p.gone, chainID{d.table, c.Name})
+		}
 	}
 	emit := func(n *node) {
 		if n.hasChain() {

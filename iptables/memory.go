@@ -98,14 +98,16 @@ func owns(table, name string) bool {
 			return true
 		}
 	}
-	prefixes := []string{firewallPrefix, addressesChain}
-	if table == "nat" {
+	chains, prefixes := []string{forwardChain}, []string{firewallPrefix, addressesChain}
+	switch table {
+	case "nat":
+		chains = []string{postroutingChain, markMasqChain}
 		prefixes = append(prefixes, servicePrefix, localPrefix, externalPrefix, endpointPrefix,
-			affinityPrefix, localAffinityPrefix, postroutingChain, markMasqChain)
-	} else if table == "filter" {
-		prefixes = append(prefixes, forwardChain)
-	} else {
+			affinityPrefix, localAffinityPrefix, bypassPrefix)
+	case "filter":
+	default:
 		return false
 	}
-	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	return slices.Contains(chains, name) ||
+		slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }

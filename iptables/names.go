@@ -35,6 +35,7 @@ const (
 	externalPrefix = "KUBE-EXT-" // entry from outside
 	firewallPrefix = "KUBE-FW-"  // source ranges
 	endpointPrefix = "KUBE-SEP-" // one endpoint
+	bypassPrefix   = "KUBE-XLB-" // what KUBE-EXT was to upstream before 1.24: only ever deleted
 
 	// Clients that have an endpoint already, of a service with many endpoints.
 	affinityPrefix      = "KUBE-AFF-"

@@ -37,6 +37,7 @@ type renderer struct {
 	hash    string // in the names of its chains
 	key     string // name and protocol: what its endpoints' chains are hashed by
 	comment string
+	guards  []ruleset.Chain // nat: KUBE-FW, which leads to KUBE-EXT
 	out     rendered
 }
 
@@ -67,6 +68,7 @@ func renderService(svc *proxier.Service, family proxier.Family, node *proxier.No
 	}
 	r.endpoints()
 	r.policies(inside)
+	r.out.services = append(r.out.services, r.guards...)
 	if svc.HealthPort != 0 {
 		r.health()
 	}
@@ -252,7 +254,7 @@ func (r *renderer) entry() {
 var rowComment = map[proxier.From]string{
 	proxier.FromAnyone:  "traffic for ",
 	proxier.FromPods:    "pod traffic for ",
-	proxier.FromNotPods: "traffic of others than pods for ",
+	proxier.FromNotPods: "traffic of non-pods for ",
 	proxier.FromNode:    "LOCAL traffic for ",
 }
 
@@ -263,7 +265,7 @@ var rowComment = map[proxier.From]string{
 func (r *renderer) firewall(f *proxier.Frontend, forwards, refuses bool) {
 	name := firewallPrefix + r.hash
 	if forwards {
-		r.addOnce(&r.out.services, name, r.allowed(f, externalPrefix+r.hash))
+		r.addOnce(&r.guards, name, r.allowed(f, externalPrefix+r.hash))
 	}
 	drop := ruleset.Rule{Comment: r.comment + " traffic not accepted by " + name, Jump: "DROP"}
 	if refuses {

@@ -84,13 +84,13 @@ func (n *node) add(s slot) *node {
 func (n *node) addToLeaf(s slot) *node {
 	next := *n
 	at, found := slices.BinarySearchFunc(n.entries, s, compareSlots)
-	next.entries = slices.Clone(n.entries)
 	if found {
+		next.entries = slices.Clone(n.entries)
 		next.entries[at].refs += s.refs
 		next.entries[at].rule = s.rule
 		return &next
 	}
-	next.entries = slices.Insert(next.entries, at, s)
+	next.entries = slices.Concat(n.entries[:at], []slot{s}, n.entries[at:])
 	next.count++
 	return next.split()
 }

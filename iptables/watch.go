@@ -26,9 +26,17 @@ func (w *watch) takeRepair() string {
 	return repair
 }
 
-func (w *watch) applied(k kernel) {
+// quiet reports whether nobody wrote since the stamp was taken.
+func (w *watch) quiet(k kernel) bool {
 	stamp, err := k.Stamp()
-	w.stamp, w.known = stamp, err == nil
+	return err == nil && w.known && stamp == w.stamp
+}
+
+// applied takes the stamp after our own write. quiet: nobody else had written before
+// it; else the tables are to be compared.
+func (w *watch) applied(k kernel, quiet bool) {
+	stamp, err := k.Stamp()
+	w.stamp, w.known = stamp, err == nil && quiet
 }
 
 // due reports whether the tables have to be compared: somebody wrote, and the

@@ -42,6 +42,13 @@ type span struct{ first, owner int }
 // walking a sorted list.
 func Print(changes []Change, perCommit int) Input {
 	var in Input
+	size := 0
+	for _, c := range changes {
+		for _, w := range c.Writes {
+			size += len(w.Text) + len(w.Name) + len(": - [0:0]\n")
+		}
+	}
+	in.Text = make([]byte, 0, size+size/64)
 	for len(changes) > 0 {
 		table := changes[0].Table
 		n := 1
@@ -107,6 +114,9 @@ func (in *Input) line(a, b string, owner int) {
 }
 
 func (in *Input) own(owner int) {
+	if n := len(in.owners); n > 0 && in.owners[n-1].first > in.Lines {
+		in.owners = in.owners[:n-1] // it had no lines
+	}
 	if n := len(in.owners); n == 0 || in.owners[n-1].owner != owner {
 		in.owners = append(in.owners, span{in.Lines + 1, owner})
 	}

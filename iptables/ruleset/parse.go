@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,13 +12,17 @@ import (
 	"switchyard/proxier"
 )
 
-// ScanError is a line of an iptables-save dump that is none.
+// ScanError is a line of an iptables-save dump that is none, or the end of a dump
+// that was cut off inside of a table: then Text is empty.
 type ScanError struct {
 	Line int // 1-based
 	Text string
 }
 
 func (e *ScanError) Error() string {
+	if e.Text == "" {
+		return fmt.Sprintf("scan dump: it ends at line %d without the table's COMMIT", e.Line)
+	}
 	return fmt.Sprintf("scan dump: line %d: not in the form of iptables-save: %.200q", e.Line, e.Text)
 }
 
@@ -27,12 +32,17 @@ func (e *ScanError) Error() string {
 // places is reported once for each.
 func Scan(dump []byte, want func(table, chain string) bool, each func(table string, c Chain)) error {
 	s := scanner{want: want, each: each}
-	for n := 1; len(dump) > 0; n++ {
+	n := 0
+	for len(dump) > 0 {
+		n++
 		line, rest, _ := bytes.Cut(dump, []byte("\n"))
 		dump = rest
 		if err := s.line(string(line)); err != nil {
 			return &ScanError{n, string(line)}
 		}
+	}
+	if s.table != "" {
+		return &ScanError{Line: n}
 	}
 	return nil
 }
@@ -40,38 +50,55 @@ func Scan(dump []byte, want func(table, chain string) bool, each func(table stri
 type scanner struct {
 	want  func(table, chain string) bool
 	each  func(table string, c Chain)
-	table string
-	empty []string // declared, no rule seen yet
+	table string          // "" between tables
+	names []string        // declared and wanted
+	ruled map[string]bool // those with a rule
 	chain Chain
+	// wanted tells whether chain is.
+	wanted bool
 }
 
-var errForm = fmt.Errorf("bad form")
+var errForm = errors.New("bad form")
 
 func (s *scanner) line(text string) error {
 	switch {
 	case text == "" || text[0] == '#':
 		return nil
+	case (s.table == "") != (text[0] == '*'):
+		return errForm
 	case text[0] == '*':
-		s.table, s.empty = text[1:], nil
+		s.table = text[1:]
+		s.names, s.ruled = nil, map[string]bool{}
+		if s.table == "" {
+			return errForm
+		}
 		return nil
 	case text == "COMMIT":
-		s.flush()
-		for _, name := range s.empty {
-			s.report(Chain{Name: name})
-		}
-		s.table, s.empty = "", nil
+		s.commit()
 		return nil
-	case s.table == "":
-		return errForm
 	case text[0] == ':':
 		name, _, ok := strings.Cut(text[1:], " ")
 		if !ok || name == "" {
 			return errForm
 		}
-		s.empty = append(s.empty, name)
+		if s.wants(name) {
+			s.names = append(s.names, name)
+		}
 		return nil
 	}
 	return s.rule(text)
+}
+
+func (s *scanner) wants(chain string) bool { return s.want == nil || s.want(s.table, chain) }
+
+func (s *scanner) commit() {
+	s.flush()
+	for _, name := range s.names {
+		if !s.ruled[name] {
+			s.each(s.table, Chain{Name: name})
+		}
+	}
+	s.table = ""
 }
 
 func (s *scanner) rule(text string) error {
@@ -93,39 +120,20 @@ func (s *scanner) rule(text string) error {
 	if name != s.chain.Name {
 		s.flush()
 		s.chain.Name = name
-		s.declared(name)
+		s.wanted = s.wants(name)
 	}
-	if s.want == nil || s.want(s.table, name) {
+	if s.wanted {
 		s.chain.Rules = append(s.chain.Rules, ParseRule(spec))
 	}
 	return nil
 }
 
-// declared takes a chain off the list of empty ones. The dump lists rules in the
-// order of declarations, so it is found near the front.
-func (s *scanner) declared(name string) {
-	for i, e := range s.empty {
-		if e == name {
-			for _, skipped := range s.empty[:i] {
-				s.report(Chain{Name: skipped})
-			}
-			s.empty = s.empty[i+1:]
-			return
-		}
-	}
-}
-
 func (s *scanner) flush() {
-	if s.chain.Name != "" {
-		s.report(s.chain)
+	if len(s.chain.Rules) > 0 {
+		s.ruled[s.chain.Name] = true
+		s.each(s.table, s.chain)
 	}
 	s.chain = Chain{}
-}
-
-func (s *scanner) report(c Chain) {
-	if s.want == nil || s.want(s.table, c.Name) {
-		s.each(s.table, c)
-	}
 }
 
 // ParseRule reads a rule in the form of iptables-save, without "-A chain". A rule
@@ -278,9 +286,9 @@ func (p *parser) match(name string) bool {
 	case "--dport":
 		r.Ports = p.ports()
 	case "--src-type":
-		r.SrcType = AddrType{p.next(), p.takeNot()}
+		r.SrcType = p.addrType()
 	case "--dst-type":
-		r.DstType = AddrType{p.next(), p.takeNot()}
+		r.DstType = p.addrType()
 	case "--ctstate":
 		r.CTState = States{p.next(), p.takeNot()}
 	case "--mark":
@@ -305,6 +313,11 @@ func (p *parser) module(name string) {
 	default:
 		p.fail()
 	}
+}
+
+func (p *parser) addrType() AddrType {
+	p.expect("LOCAL")
+	return AddrType{"LOCAL", p.takeNot()}
 }
 
 func (p *parser) expect(word string) {
@@ -383,9 +396,12 @@ func (p *parser) ports() Ports {
 
 func (p *parser) mark() Mark {
 	value, mask, ok := strings.Cut(p.next(), "/")
+	if !ok {
+		mask = "0xffffffff"
+	}
 	v, err1 := strconv.ParseUint(value, 0, 32)
 	m, err2 := strconv.ParseUint(mask, 0, 32)
-	if !ok || err1 != nil || err2 != nil {
+	if err1 != nil || err2 != nil {
 		p.fail()
 	}
 	return Mark{Value: uint32(v), Mask: uint32(m)}

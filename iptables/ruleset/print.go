@@ -2,6 +2,8 @@ package ruleset
 
 import (
 	"hash/maphash"
+	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -45,7 +47,26 @@ func appendNet(b []byte, option string, n Net) []byte {
 	if !n.Prefix.IsValid() {
 		return b
 	}
-	return n.Prefix.AppendTo(append(appendNot(b, n.Not), option...))
+	b = appendAddr(append(appendNot(b, n.Not), option...), n.Prefix.Addr())
+	return strconv.AppendInt(append(b, '/'), int64(n.Prefix.Bits()), 10)
+}
+
+// appendAddr writes an address as inet_ntop of the C library does: the deprecated
+// IPv4-compatible ones (RFC 4291, 2.5.5.1) have their end in dots.
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if raw := a.As16(); a.Is6() && raw[12]|raw[13] != 0 && [12]byte(raw[:12]) == [12]byte{} {
+		return netip.AddrFrom4([4]byte(raw[12:])).AppendTo(append(b, "::"...))
+	}
+	return a.AppendTo(b)
+}
+
+func appendTo(b []byte, to netip.AddrPort) []byte {
+	if to.Addr().Is6() {
+		b = append(appendAddr(append(b, '['), to.Addr()), ']')
+	} else {
+		b = to.Addr().AppendTo(b)
+	}
+	return strconv.AppendUint(append(b, ':'), uint64(to.Port()), 10)
 }
 
 func (r *Rule) appendMatches(b []byte) []byte {
@@ -69,7 +90,7 @@ func (r *Rule) appendMatches(b []byte) []byte {
 	}
 	if r.Mark.Mask != 0 {
 		b = append(appendNot(append(b, " -m mark"...), r.Mark.Not), " --mark "...)
-		b = appendMark(b, r.Mark)
+		b = appendMatchMark(b, r.Mark)
 	}
 	b = r.Recent.append(b)
 	if r.Chance != 0 {
@@ -119,6 +140,14 @@ func (r Recent) mask() string {
 	return "255.255.255.255"
 }
 
+// appendMatchMark leaves the mask out where it is whole, as iptables-save does.
+func appendMatchMark(b []byte, m Mark) []byte {
+	if m.Mask == math.MaxUint32 {
+		return strconv.AppendUint(append(b, "0x"...), uint64(m.Value), 16)
+	}
+	return appendMark(b, m)
+}
+
 func appendMark(b []byte, m Mark) []byte {
 	b = strconv.AppendUint(append(b, "0x"...), uint64(m.Value), 16)
 	return strconv.AppendUint(append(b, "/0x"...), uint64(m.Mask), 16)
@@ -137,7 +166,7 @@ func (r *Rule) appendTarget(b []byte) []byte {
 		b = append(append(b, " --reject-with "...), r.Reject...)
 	}
 	if r.To.IsValid() {
-		b = r.To.AppendTo(append(b, " --to-destination "...))
+		b = appendTo(append(b, " --to-destination "...), r.To)
 	}
 	if r.SetMark != (Mark{}) {
 		b = appendMark(append(b, " --set-xmark "...), r.SetMark)
@@ -176,8 +205,10 @@ func needsQuotes(r rune) bool {
 func (c *Chain) AppendTo(b []byte) []byte {
 	for i := range c.Rules {
 		b = append(append(b, "-A "...), c.Name...)
-		b = append(b, ' ')
-		b = append(c.Rules[i].Append(b), '\n')
+		if c.Rules[i] != (Rule{}) {
+			b = c.Rules[i].Append(append(b, ' '))
+		}
+		b = append(b, '\n')
 	}
 	return b
 }

@@ -29,29 +29,37 @@ type Rule struct {
 	Raw      string           // a rule outside the dialect, word for word; all else is zero
 }
 
-// Net is an address match. The zero Net matches every address.
+// Net is an address match. The zero Net matches every address: a prefix of length 0
+// is not for a rule of ours, since iptables-save leaves it out.
 type Net struct {
 	Prefix netip.Prefix
 	Not    bool
 }
 
-// NetOf matches one prefix, masked.
-func NetOf(p netip.Prefix) Net { return Net{Prefix: p.Masked()} }
+// NetOf matches one prefix, masked. That of every address gives the zero Net.
+func NetOf(p netip.Prefix) Net {
+	if p.Bits() == 0 {
+		return Net{}
+	}
+	return Net{Prefix: p.Masked()}
+}
 
 // Host matches one address.
 func Host(a netip.Addr) Net { return Net{Prefix: netip.PrefixFrom(a, a.BitLen())} }
 
-// Except matches every address outside a prefix.
+// Except matches every address outside a prefix, which must not be that of every
+// address: the nft programs refuse it.
 func Except(p netip.Prefix) Net { return Net{Prefix: p.Masked(), Not: true} }
 
-// Interface is an input interface match; a Name that ends in "+" is a prefix.
+// Interface is an input interface match; a Name that ends in "+" is a prefix, and
+// is longer than that.
 type Interface struct {
 	Name string
 	Not  bool
 }
 
 // Ports is a destination port or a range of them, both ends included. Port 0
-// alone is not expressible, nor needed.
+// alone is not expressible, nor needed; the range of all ports is no match.
 type Ports struct{ From, To uint16 }
 
 // Port matches one port.
@@ -59,7 +67,7 @@ func Port(p uint16) Ports { return Ports{p, p} }
 
 // AddrType is a routing type of an address, in the kernel's spelling.
 type AddrType struct {
-	Type string // "LOCAL"
+	Type string // "LOCAL": the dialect has no other
 	Not  bool
 }
 

@@ -36,17 +36,18 @@ type Outcome struct {
 // Trace follows the first packet of a flow through the nat and filter tables, as
 // netfilter would, and returns every way in which it can end; the probabilities
 // add up to 1. Chances are the only branches. The policy of base chains is
-// ACCEPT. Rules outside the dialect match nothing.
+// ACCEPT. Rules outside the dialect match nothing. A packet that comes back to a
+// chain which it is still in is dropped: the kernel takes no such ruleset.
 func (t Tables) Trace(p proxier.Packet, w World) []Outcome {
 	var out outcomes
 	start := packet{Packet: p}
-	first, isLocal := "PREROUTING", w.Local(p.Dst.Addr())
+	first := "PREROUTING"
 	if p.In == "" {
 		first = "OUTPUT"
 	}
 	tr := tracer{tables: t, world: w, out: &out}
 	tr.table("nat", first, start, 1, func(pk packet, chance float64) {
-		isLocal = w.Local(pk.Dst.Addr())
+		isLocal := w.Local(pk.Dst.Addr())
 		tr.filters(filterHooks(p.In == "", isLocal), pk, chance, func(pk packet, chance float64) {
 			if isLocal && p.In != "" {
 				out.end(pk, chance) // delivered: no postrouting
@@ -119,13 +120,16 @@ type tracer struct {
 // what follows.
 func (t *tracer) table(table, chain string, p packet, chance float64, next then) {
 	walk := walk{t, table, next}
-	walk.chain(chain, p, chance, next)
+	walk.chain(frame{chain: chain, back: next}, p, chance)
 }
 
 func (t *tracer) filters(hooks []string, p packet, chance float64, next then) {
 	if len(hooks) == 0 {
 		next(p, chance)
 		return
+	}
+	if hooks[0] == "INPUT" && p.In == "" {
+		p.In = "lo" // what a node sends to itself
 	}
 	t.table("filter", hooks[0], p, chance, func(p packet, chance float64) {
 		t.filters(hooks[1:], p, chance, next)
@@ -139,13 +143,33 @@ type walk struct {
 	accept then
 }
 
-// chain runs a chain's rules; a packet that reaches its end goes back to where it
-// came from.
-func (w *walk) chain(name string, p packet, chance float64, back then) {
-	w.rules(w.tables[w.table][name], p, chance, back)
+// frame is a chain that a packet is in.
+type frame struct {
+	chain string
+	from  *frame // the chain with the jump or goto to it; nil: a base chain
+	back  then   // what follows at its end
 }
 
-func (w *walk) rules(rules []Rule, p packet, chance float64, back then) {
+func (f *frame) holds(chain string) bool {
+	for ; f != nil; f = f.from {
+		if f.chain == chain {
+			return true
+		}
+	}
+	return false
+}
+
+// chain runs a chain's rules; a packet that reaches its end goes back to where it
+// came from.
+func (w *walk) chain(f frame, p packet, chance float64) {
+	if f.from.holds(f.chain) {
+		w.out.add(Outcome{Verdict: proxier.Drop, Probability: chance})
+		return
+	}
+	w.rules(w.tables[w.table][f.chain], &f, p, chance)
+}
+
+func (w *walk) rules(rules []Rule, f *frame, p packet, chance float64) {
 	for i := range rules {
 		r := &rules[i]
 		if !r.matches(&p, w.world) {
@@ -159,33 +183,35 @@ func (w *walk) rules(rules []Rule, p packet, chance float64, back then) {
 			hit = chance * r.Chance.Probability()
 		}
 		rest := rules[i+1:]
-		w.apply(r, p, hit, func(p packet, c float64) { w.rules(rest, p, c, back) }, back)
+		next := func(p packet, c float64) { w.rules(rest, f, p, c) }
+		w.apply(r, frame{from: f, back: next}, p, hit)
 		if chance -= hit; chance == 0 {
 			return
 		}
 	}
 	if chance > 0 {
-		back(p, chance)
+		f.back(p, chance)
 	}
 }
 
-// apply carries out a rule's target. Everything that it does ends in an outcome
-// or in a continuation, so the caller is through with that part of the chance.
-func (w *walk) apply(r *Rule, p packet, chance float64, next, back then) {
+// apply carries out the target of a rule in the chain at.from; at.back goes on with
+// the rule after it. Everything ends in an outcome or in a continuation, so the
+// caller is through with that part of the chance.
+func (w *walk) apply(r *Rule, at frame, p packet, chance float64) {
 	switch r.Jump {
 	case "":
-		next(p, chance)
+		at.back(p, chance)
 	case "ACCEPT":
 		w.accept(p, chance)
 	case "RETURN":
-		back(p, chance)
+		at.from.back(p, chance)
 	case "DROP":
 		w.out.add(Outcome{Verdict: proxier.Drop, Probability: chance})
 	case "REJECT":
 		w.out.add(Outcome{Verdict: proxier.Reject, Probability: chance})
 	case "MARK":
 		p.mark = p.mark&^r.SetMark.Mask ^ r.SetMark.Value
-		next(p, chance)
+		at.back(p, chance)
 	case "DNAT":
 		p.Dst, p.dnat = r.To, true
 		w.accept(p, chance)
@@ -194,9 +220,10 @@ func (w *walk) apply(r *Rule, p packet, chance float64, next, back then) {
 		w.accept(p, chance)
 	default:
 		if r.Goto {
-			next = back
+			at.back = at.from.back
 		}
-		w.chain(r.Jump, p, chance, next)
+		at.chain = r.Jump
+		w.chain(at, p, chance)
 	}
 }
 
