@@ -161,8 +161,8 @@ func lineOf(text []byte, n int) string {
 // have to take anew is suspected.
 func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
 	good := a.accepted
-	if good == nil {
-		good = &proxier.State{Family: want.Family}
+	if good == nil { // just started: what stands already is no suspect, and stays
+		good = except(a.aside.without(want, nil), a.plan.written())
 	}
 	good = &proxier.State{Family: want.Family, Node: want.Node, Services: surviving(good.Services, want.Services)}
 	refusal, err := a.try(ctx, want, good)

@@ -123,26 +123,34 @@ const (
 	pageRules  = 250 // rules of a page
 )
 
-// pages cuts a long list of rules into chains that each end with a jump to the
-// next, the last page first.
-func pages(name string, rules []ruleset.Rule) []ruleset.Chain {
-	var out []ruleset.Chain
-	last := (len(rules) - 1) / pageRules
-	for i := max(last, 0); i >= 0; i-- {
-		page := rules[i*pageRules : min(len(rules), (i+1)*pageRules)]
-		if i < last {
-			page = append(page[:len(page):len(page)], ruleset.Rule{Jump: pageName(name, i+1)})
-		}
-		out = append(out, ruleset.Chain{Name: pageName(name, i), Rules: page})
+// pages cuts a long list of rules into chains, and puts the ways to them all into
+// the chain that has the name; that one comes last. A short list is one chain.
+func pages(name string, rules []ruleset.Rule, page func(i int) string) []ruleset.Chain {
+	n := pageCount(len(rules))
+	if n == 0 {
+		return []ruleset.Chain{{Name: name, Rules: rules}}
 	}
-	return out
+	first := ruleset.Chain{Name: name}
+	var out []ruleset.Chain
+	for i := range n {
+		out = append(out, ruleset.Chain{
+			Name: page(i), Rules: rules[i*pageRules : min(len(rules), (i+1)*pageRules)]})
+		first.Rules = append(first.Rules, ruleset.Rule{Jump: page(i)})
+	}
+	return append(out, first)
 }
 
-func pageName(name string, i int) string {
-	if i == 0 {
-		return name
+// pageCount is how many pages a list of n rules takes, 0 if it needs none.
+func pageCount(n int) int {
+	if n <= pageRules {
+		return 0
 	}
-	return name + "-" + strconv.Itoa(i+1)
+	return (n + pageRules - 1) / pageRules
+}
+
+// numbered names pages NAME-1, NAME-2, …
+func numbered(name string) func(int) string {
+	return func(i int) string { return name + "-" + strconv.Itoa(i+1) }
 }
 
 // tail is what stands behind a root's entries, and the chains that it needs.
@@ -157,5 +165,5 @@ func tail(r root, n *proxier.Node, family proxier.Family) (rules []ruleset.Rule,
 	if len(rules) <= inlineWays {
 		return rules, nil
 	}
-	return []ruleset.Rule{{Jump: addressesChain}}, pages(addressesChain, rules)
+	return []ruleset.Rule{{Jump: addressesChain}}, pages(addressesChain, rules, numbered(addressesChain))
 }

@@ -267,8 +267,34 @@ func (p *plan) grow(r root, stage int, lost, added []entry, retail bool) {
 		}
 	}
 	p.trees[r] = next
+	d := p.drawer(r, stage, retail, old != next)
+	emit := func(n at) {
+		if n.hasChain() {
+			p.writeAll(stage, -1, d.chains(n))
+		}
+	}
+	was, is := at{node: old}, at{node: next}
+	// A name that goes with an old node and comes with a new one stays.
+	difference(was, is, func(n at) {
+		if !n.hasChain() {
+			return
+		}
+		for _, name := range d.names(n) {
+			p.gone = append(p.gone, chainID{d.table, name})
+			delete(p.wanted, chainID{d.table, name})
+		}
+	}, func(at) {})
+	difference(was, is, func(at) {}, emit)
+	if old == next && retail {
+		emit(is)
+	}
+}
+
+// drawer draws a root's tree. It plans the pages of the root's last rules, where
+// those may have changed.
+func (p *plan) drawer(r root, stage int, retail, changed bool) drawer {
 	d := drawer{place: r.place(), nibbles: r.addrNibbles(p.want.Family)}
-	if old != next || retail {
+	if changed || retail {
 		var pages []ruleset.Chain
 		d.tail, pages = tail(r, &p.want.Node, p.want.Family)
 		p.writeAll(stage, -1, pages)
@@ -279,23 +305,7 @@ func (p *plan) grow(r root, stage int, lost, added []entry, retail bool) {
 			p.gone = append(p.gone, chainID{d.table, c.Name})
 		}
 	}
-	emit := func(n *node) {
-		if n.hasChain() {
-			c := d.chain(n)
-			p.write(stage, -1, &c)
-		}
-	}
-	// A name that goes with an old node and comes with a new one stays.
-	difference(old, next, func(n *node) {
-		if n.hasChain() {
-			p.gone = append(p.gone, chainID{d.table, d.name(n)})
-			delete(p.wanted, chainID{d.table, d.name(n)})
-		}
-	}, func(*node) {})
-	difference(old, next, func(*node) {}, emit)
-	if old == next && retail {
-		emit(next)
-	}
+	return d
 }
 
 // deleteGone plans the end of chains that nothing wants any more. If the plan

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"hash/fnv"
 	"net/netip"
 	"strconv"
 
@@ -163,7 +164,7 @@ type drawer struct {
 
 // name names a node's chain: readable where the kernel's limit leaves room
 // (KUBE-VIP-10.96.16.0/20, KUBE-NP-tcp-30720:30975), else a hash.
-func (d *drawer) name(n *node) string {
+func (d *drawer) name(n at) string {
 	if n.branch == "" {
 		return d.place.chain
 	}
@@ -183,25 +184,76 @@ func (d *drawer) name(n *node) string {
 	return d.prefix + name
 }
 
-// chain is a node's chain: its entries, or the ways to its children's chains.
-func (d *drawer) chain(n *node) ruleset.Chain {
-	c := ruleset.Chain{Name: d.name(n)}
-	for _, s := range n.entries {
-		c.Rules = append(c.Rules, s.rule)
+// names are the names of a node's chains: one, and its pages'.
+func (d *drawer) names(n at) []string {
+	names := []string{d.name(n)}
+	if n.flattened() {
+		for i := range keyPages(n.gather(nil)) {
+			names = append(names, d.page(n, i))
+		}
 	}
-	if n.kids != nil {
-		for _, kid := range n.kids {
-			c.Rules = append(c.Rules, d.ways(kid)...)
+	return names
+}
+
+// page names a page of a flattened node.
+func (d *drawer) page(n at, i int) string {
+	return d.prefix + hashOf(d.name(n)+" page "+strconv.Itoa(i))
+}
+
+// chains are a node's chains: its entries, or the ways to its children's chains. A
+// flattened node that is long has pages; its own chain comes last.
+func (d *drawer) chains(n at) []ruleset.Chain {
+	c := ruleset.Chain{Name: d.name(n)}
+	var out []ruleset.Chain
+	switch {
+	case n.flattened():
+		slots := n.gather(nil)
+		for i, page := range keyPages(slots) {
+			out = append(out, ruleset.Chain{Name: d.page(n, i), Rules: slotRules(page)})
+			c.Rules = append(c.Rules, ruleset.Rule{Jump: d.page(n, i)})
+		}
+		if len(out) == 0 {
+			c.Rules = slotRules(slots)
+		}
+	default:
+		c.Rules = slotRules(n.entries)
+		for i := range 16 {
+			c.Rules = append(c.Rules, d.ways(n.kid(i))...)
 		}
 	}
 	if n.branch == "" {
 		c.Rules = append(c.Rules, d.tail...)
 	}
-	return c
+	return append(out, c)
 }
 
-func (d *drawer) ways(kid *node) []ruleset.Rule {
-	if kid == nil {
+// keyPages deals a long list out to pages by a hash of the key, so that one more
+// entry changes one page; a list that fits a chain has none. No packet meets more
+// than one key's rules, so only the order within a key counts.
+func keyPages(slots []slot) [][]slot {
+	if len(slots) <= pageRules {
+		return nil
+	}
+	for n := 2; ; n *= 2 {
+		if n*pageRules < 2*len(slots) {
+			continue
+		}
+		pages, longest := make([][]slot, n), 0
+		for _, s := range slots {
+			h := fnv.New32a()
+			h.Write([]byte(s.key))
+			i := h.Sum32() % uint32(n)
+			pages[i] = append(pages[i], s)
+			longest = max(longest, len(pages[i]))
+		}
+		if longest <= pageRules || n >= pageRules {
+			return pages
+		}
+	}
+}
+
+func (d *drawer) ways(kid at) []ruleset.Rule {
+	if kid.node == nil {
 		return nil
 	}
 	if kid.hasChain() {
@@ -209,9 +261,13 @@ func (d *drawer) ways(kid *node) []ruleset.Rule {
 		way.Jump = d.name(kid)
 		return []ruleset.Rule{way}
 	}
-	var rules []ruleset.Rule
-	for _, s := range kid.gather(nil) {
-		rules = append(rules, s.rule)
+	return slotRules(kid.gather(nil))
+}
+
+func slotRules(slots []slot) []ruleset.Rule {
+	rules := make([]ruleset.Rule, len(slots))
+	for i, s := range slots {
+		rules[i] = s.rule
 	}
 	return rules
 }

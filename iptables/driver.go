@@ -44,8 +44,14 @@ func configOf(s proxier.Settings, randomFully bool) Config {
 // but for the rules in the base chains. A service that cannot be rendered makes
 // an error beside the text of all others.
 func Render(want *proxier.State, s proxier.Settings) (string, error) {
+	return RenderIn(want, s, 0)
+}
+
+// RenderIn is Render in COMMITs of not many more rules than perCommit, chains that
+// others lead to first; 0: one COMMIT a table.
+func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) (string, error) {
 	p := newPlan(emptyMemory(), want, configOf(s, true), ruleset.NewHasher())
-	text := string(ruleset.Print(p.changes(), 0).Text)
+	text := string(ruleset.Print(p.changes(), perCommit).Text)
 	for _, f := range p.failed {
 		return text, fmt.Errorf("service %s: %w", f.service.Name, f.reason)
 	}

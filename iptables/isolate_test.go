@@ -285,3 +285,31 @@ func TestDriftBetweenOurWrites(t *testing.T) {
 	}
 	checkHolds(t, k, s)
 }
+
+// TestPoisonedAfterARestart holds that looking for a refused service after a
+// restart takes nothing out that stands.
+func TestPoisonedAfterARestart(t *testing.T) {
+	eachStyle(t, func(t *testing.T, nft bool) {
+		k := newFake(nft)
+		s := plainState(40, 2)
+		mustApply(t, k.backend(), s)
+
+		edit := edited(s, 7, lessOne)
+		bad := edit.Services[7]
+		k.refuse = poisoned(bad)
+		gone := map[string]bool{}
+		look := func() {
+			for _, svc := range stateWithout(edit, bad).Services {
+				if chain := servicePrefix + serviceHash(svc); len(k.tables["nat"][chain]) == 0 {
+					gone[chain] = true
+				}
+			}
+		}
+		k.fault = func(int) error { look(); return nil }
+		checkAside(t, nft, mustApply(t, k.backend(), edit), bad)
+		look()
+		if len(gone) > 0 {
+			t.Errorf("while the culprit was looked for, %d services were out", len(gone))
+		}
+	})
+}

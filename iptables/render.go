@@ -167,7 +167,7 @@ func (r *renderer) clusterIP(f *proxier.Frontend) ([]ruleset.Rule, error) {
 	r.add(natServices, f, ruleset.Rule{Comment: r.comment + " cluster IP", Jump: r.chainOf(last.To)})
 	var marks []ruleset.Rule
 	for _, row := range f.Routes {
-		if row.Masq {
+		if row.Masq && !r.never(row.From) {
 			mark := r.frontendMatch(f, ruleset.Rule{Comment: r.comment + " cluster IP", Jump: markMasqChain})
 			marks = append(marks, r.from(row.From, mark))
 		}
@@ -260,26 +260,31 @@ var rowComment = map[proxier.From]string{
 
 // firewall appends what keeps a load balancer's IP to the sources allowed: in
 // nat only they are forwarded; in filter, which is where a packet comes that was
-// not, the others are dropped. Where allowed sources are to be refused the filter
-// chain lets them pass to that.
+// not, the others are dropped. Where allowed sources are to be refused a chain in
+// filter does both.
 func (r *renderer) firewall(f *proxier.Frontend, forwards, refuses bool) {
 	name := firewallPrefix + r.hash
 	if forwards {
-		r.addOnce(&r.guards, name, r.allowed(f, externalPrefix+r.hash))
+		r.addOnce(&r.guards, name, r.allowed(f, ruleset.Rule{Jump: externalPrefix + r.hash}))
 	}
 	drop := ruleset.Rule{Comment: r.comment + " traffic not accepted by " + name, Jump: "DROP"}
 	if refuses {
-		r.addOnce(&r.out.filter, name, append(r.allowed(f, "RETURN"), drop))
+		refusal, _ := r.verdict(proxier.ToReject)
+		r.addOnce(&r.out.filter, name, append(r.allowed(f, refusal), drop))
 		drop = ruleset.Rule{Comment: r.comment + " source ranges", Jump: name}
 	}
 	r.add(filterFirewall, f, drop)
 }
 
-func (r *renderer) allowed(f *proxier.Frontend, jump string) []ruleset.Rule {
+// allowed is a rule for each source that may use a load balancer's IP.
+func (r *renderer) allowed(f *proxier.Frontend, then ruleset.Rule) []ruleset.Rule {
 	rules := make([]ruleset.Rule, 0, len(f.Allow)+1)
+	if then.Comment == "" {
+		then.Comment = r.comment + " loadbalancer IP"
+	}
 	for _, p := range f.Allow {
-		rules = append(rules, ruleset.Rule{
-			Src: ruleset.NetOf(p), Comment: r.comment + " loadbalancer IP", Jump: jump})
+		then.Src = ruleset.NetOf(p)
+		rules = append(rules, then)
 	}
 	return rules
 }
@@ -290,7 +295,7 @@ func (r *renderer) addOnce(chains *[]ruleset.Chain, name string, rules []ruleset
 	if slices.ContainsFunc(*chains, func(c ruleset.Chain) bool { return c.Name == name }) {
 		return
 	}
-	*chains = append(*chains, pages(name, rules)...)
+	*chains = append(*chains, pages(name, rules, numbered(name))...)
 }
 
 // health opens the service's health-check node port.
@@ -322,6 +327,12 @@ func (r *renderer) frontendMatch(f *proxier.Frontend, rule ruleset.Rule) ruleset
 	rule.Proto = r.svc.Protocol
 	rule.Ports = ruleset.Port(f.Addr.Port())
 	return rule
+}
+
+// never reports whether a class of sources is empty: every address is a pod's. A
+// rule that matches nothing cannot be written.
+func (r *renderer) never(class proxier.From) bool {
+	return class == proxier.FromNotPods && len(r.node.PodRanges) > 0 && r.node.PodRanges[0].Bits() == 0
 }
 
 // from makes a rule match a class of sources.

@@ -24,7 +24,6 @@ type evolution struct {
 	compiler *compile.Compiler
 	flags    proxiertest.Flags
 	steady   bool // the node stays as it is
-	targets  *proxiertest.Traffic
 }
 
 func evolve(seed uint64, family proxier.Family) *evolution {

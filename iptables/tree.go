@@ -21,6 +21,11 @@ const (
 	flatEntries = 200 // a root with at most this many is a flat list
 	leafEntries = 32  // any other node with at most this many is
 	inlined     = 2   // a child with at most this many stands in its parent's chain
+
+	// The nft flavour follows 15 jumps and refuses a ruleset with more. Ten of them
+	// are for what is around a tree; whoever chooses addresses so that one grows
+	// deeper gets a plain list at its end.
+	maxDepth = 5
 )
 
 // node is a leaf, with entries in order, or has children.
@@ -28,6 +33,7 @@ type node struct {
 	branch  key // the prefix that leads here: names the node's chain
 	common  key // not a leaf: what all entries' keys begin with
 	count   int
+	height  uint8 // levels of nodes below this one
 	entries []slot
 	kids    *[16]*node // nil: a leaf
 }
@@ -52,9 +58,15 @@ func (n *node) limit() int {
 	return leafEntries
 }
 
-// hasChain reports whether the node has a chain of its own.
-func (n *node) hasChain() bool {
-	return n != nil && (n.branch == "" || n.count > inlined)
+// measured is the node, whose children are new, with its height.
+func (n *node) measured() *node {
+	n.height = 0
+	for _, kid := range n.kids {
+		if kid != nil {
+			n.height = max(n.height, kid.height+1)
+		}
+	}
+	return n
 }
 
 // add returns the tree with one more entry; n may be nil for an empty root.
@@ -78,7 +90,7 @@ func (n *node) add(s slot) *node {
 	}
 	next.kids[c] = kid.add(s)
 	next.count += next.kids[c].count - kid.count
-	return &next
+	return next.measured()
 }
 
 func (n *node) addToLeaf(s slot) *node {
@@ -117,7 +129,7 @@ func (n *node) split() *node {
 		next.kids[c] = kid.split()
 		i = j
 	}
-	return next
+	return next.measured()
 }
 
 // fork puts a node above this one, for an entry that lacks its common prefix.
@@ -127,7 +139,7 @@ func (n *node) fork(m int, s slot) *node {
 	next := &node{branch: n.branch, common: n.common[:m], count: n.count + 1, kids: new([16]*node)}
 	next.kids[n.common[m]] = &below
 	next.kids[s.key[m]] = &node{branch: s.key[:m+1], count: 1, entries: []slot{s}}
-	return next
+	return next.measured()
 }
 
 // remove returns the tree with one entry less; what it does not hold is no
@@ -156,7 +168,7 @@ func (n *node) remove(s slot) *node {
 	if less.count == 0 {
 		next.kids[c] = nil
 	}
-	return next.join()
+	return next.measured().join()
 }
 
 func (n *node) removeFromLeaf(s slot) *node {
@@ -214,61 +226,86 @@ func commonLen(a, b key) int {
 	return i
 }
 
+// at is a node at its depth below the root, which is at 0. The same node may move
+// up or down without being changed.
+type at struct {
+	*node
+	depth int
+}
+
+func (a at) kid(c int) at {
+	if a.node == nil || a.kids == nil {
+		return at{}
+	}
+	return at{a.kids[c], a.depth + 1}
+}
+
+// hasChain reports whether the node has a chain of its own: its parent may hold
+// its few rules, and what is below maxDepth is drawn there.
+func (a at) hasChain() bool {
+	return a.node != nil && a.depth <= maxDepth && (a.branch == "" || a.count > inlined)
+}
+
+// flattened reports whether the node, although it has children, is drawn as a
+// list.
+func (a at) flattened() bool { return a.kids != nil && a.depth == maxDepth }
+
+// drawnLike reports whether all chains of two nodes are the same because the nodes
+// are.
+func (a at) drawnLike(b at) bool {
+	return a.node == b.node &&
+		(a.node == nil || a.depth == b.depth || max(a.depth, b.depth)+int(a.height) <= maxDepth)
+}
+
 // difference walks two trees at once and calls gone for the nodes of a, and
 // fresh for the nodes of b, that the other does not share. A child comes before
 // its parent. Where the shapes differ it may name nodes whose chains are the
 // same; never too few.
-func difference(a, b *node, gone, fresh func(*node)) {
+func difference(a, b at, gone, fresh func(at)) {
 	switch {
-	case a == b:
+	case a.drawnLike(b):
 		return
-	case a == nil:
-		b.each(fresh)
-		return
-	case b == nil:
-		a.each(gone)
-		return
-	case a.kids == nil || b.kids == nil:
+	case a.node == nil || b.node == nil || a.kids == nil || b.kids == nil:
 		b.each(fresh)
 		a.each(gone)
 		return
-	case len(a.common) == len(b.common):
+	}
+	// The one whose common prefix is longer stands beside a child of the other.
+	switch short := len(a.common) - len(b.common); {
+	case short == 0:
 		for c := range 16 {
-			difference(a.kids[c], b.kids[c], gone, fresh)
+			difference(a.kid(c), b.kid(c), gone, fresh)
 		}
 		fresh(b)
 		gone(a)
-		return
-	case len(a.common) > len(b.common):
-		below := a.common[len(b.common)]
+	case short > 0:
 		for c := range 16 {
-			var was *node
-			if byte(c) == below {
-				was = a
-			}
-			difference(was, b.kids[c], gone, fresh)
+			difference(a.only(c, a.common[len(b.common)]), b.kid(c), gone, fresh)
 		}
 		fresh(b)
-		return
-	}
-	below := b.common[len(a.common)]
-	for c := range 16 {
-		var is *node
-		if byte(c) == below {
-			is = b
+	default:
+		for c := range 16 {
+			difference(a.kid(c), b.only(c, b.common[len(a.common)]), gone, fresh)
 		}
-		difference(a.kids[c], is, gone, fresh)
+		gone(a)
 	}
-	gone(a)
 }
 
-func (n *node) each(do func(*node)) {
-	if n.kids != nil {
-		for _, kid := range n.kids {
-			if kid != nil {
-				kid.each(do)
-			}
-		}
+// only is the node if c is the way that it is on.
+func (a at) only(c int, way byte) at {
+	if byte(c) != way {
+		return at{}
 	}
-	do(n)
+	return a
+}
+
+// each calls do for the node and all below it, children first.
+func (a at) each(do func(at)) {
+	if a.node == nil {
+		return
+	}
+	for c := range 16 {
+		a.kid(c).each(do)
+	}
+	do(a)
 }

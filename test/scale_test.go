@@ -169,9 +169,12 @@ func timeRestore(took *[]float64, flavour ruleset.Flavour, state *proxier.State,
 	if err != nil {
 		return err
 	}
-	input := iptables.Input(state, s, perCommit)
+	input, err := iptables.RenderIn(state, s, perCommit)
+	if err != nil {
+		return err
+	}
 	start := time.Now()
-	err = tool.Restore(context.Background(), input)
+	err = tool.Restore(context.Background(), []byte(input))
 	*took = append(*took, time.Since(start).Seconds())
 	return err
 }

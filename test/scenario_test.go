@@ -178,15 +178,11 @@ func TestScenariosCoverDecisions(t *testing.T) {
 	seen := map[row]int{}
 	for _, s := range scenarios(t) {
 		st := stageScenario(t, s)
-		for _, state := range st.states {
-			for _, svc := range state.Services {
-				for _, f := range svc.Frontends {
-					for _, r := range f.Routes {
-						seen[row{f.Kind, r}]++
-					}
-				}
+		st.eachFrontend(func(f proxier.Frontend) {
+			for _, r := range f.Routes {
+				seen[row{f.Kind, r}]++
 			}
-		}
+		})
 	}
 	for _, kind := range proxier.Kinds {
 		for _, r := range possible(kind) {
@@ -198,6 +194,16 @@ func TestScenariosCoverDecisions(t *testing.T) {
 	}
 	for r := range seen {
 		t.Errorf("%s %s occurs, but is not in the table of what can be", r.kind, r.Route)
+	}
+}
+
+func (s *stage) eachFrontend(do func(proxier.Frontend)) {
+	for _, state := range s.states {
+		for _, svc := range state.Services {
+			for _, f := range svc.Frontends {
+				do(f)
+			}
+		}
 	}
 }
 

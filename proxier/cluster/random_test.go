@@ -134,10 +134,10 @@ func TestRandomEvents(t *testing.T) {
 func checkShared(t *testing.T, last, next Snapshot, touched []Name) {
 	t.Helper()
 	old := map[Name]*Service{}
-	for _, svc := range last.Services {
+	for _, svc := range last.Services.Slice() {
 		old[svc.Name] = svc
 	}
-	for _, svc := range next.Services {
+	for _, svc := range next.Services.Slice() {
 		was := old[svc.Name]
 		if was == nil || was == svc {
 			continue
@@ -160,7 +160,7 @@ func TestConcurrentUse(t *testing.T) {
 			for range 500 {
 				w.step(s)
 				snapshot := s.Snapshot()
-				if !slices.IsSortedFunc(snapshot.Services, func(a, b *Service) int { return a.Name.Compare(b.Name) }) {
+				if !slices.IsSortedFunc(snapshot.Services.Slice(), func(a, b *Service) int { return a.Name.Compare(b.Name) }) {
 					t.Error("not sorted")
 				}
 				s.Problems()

@@ -4,13 +4,13 @@ import (
 	"slices"
 )
 
-// refresh brings last up to date. Its cost is that of the touched entries, and
-// one copy of all pointers if one of them changed.
+// refresh brings last up to date. Its cost is that of the touched entries, and of
+// the pages that they are on.
 func (s *Store) refresh() {
 	changed := slices.DeleteFunc(s.touched, func(e *entry) bool { return !s.rebuild(e) })
 	if len(changed) > 0 {
 		slices.SortFunc(changed, func(a, b *entry) int { return a.name.Compare(b.name) })
-		s.last = splice(s.last, changed)
+		s.last = s.last.with(changed)
 	}
 	clear(s.touched)
 	s.touched = s.touched[:0]

@@ -15,7 +15,7 @@ func one(t *testing.T, svc *corev1.Service) *Service {
 	t.Helper()
 	s := NewStore("node-1")
 	s.SetService(svc)
-	list := s.Snapshot().Services
+	list := s.Snapshot().Services.Slice()
 	if len(list) > 1 {
 		t.Fatalf("%d services from one object", len(list))
 	}

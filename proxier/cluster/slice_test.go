@@ -17,7 +17,7 @@ func oneSlice(t *testing.T, s *discoveryv1.EndpointSlice) (*Slice, []Problem) {
 	store := NewStore("node-1")
 	store.SetSlice(s)
 	store.SetService(service())
-	svc := store.Snapshot().Services[0]
+	svc := store.Snapshot().Services.Slice()[0]
 	if len(svc.Slices) == 0 {
 		return nil, svc.Problems
 	}

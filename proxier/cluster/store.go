@@ -23,7 +23,7 @@ type Store struct {
 
 	node         *Node
 	nodeProblems []Problem
-	last         []*Service // what Snapshot handed out; never written to again
+	last         List // what Snapshot handed out; never written to again
 }
 
 // entry gathers what is known under the name of one Service. The Service may
@@ -171,8 +171,8 @@ func (s *Store) DeleteNode() bool {
 }
 
 // Snapshot returns the cluster as it is now. Without a change since the last
-// call it costs nothing and returns the same list; else one copy of N pointers
-// and a new Service for each one that changed.
+// call it costs nothing and returns the same list; else a new Service for each one
+// that changed, and a copy of the pages of the list that they are on.
 func (s *Store) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,7 +14,7 @@ var web, web1 = Name{"default", "web"}, Name{"default", "web-1"}
 func named(name string) func(*corev1.Service) { return func(s *corev1.Service) { s.Name = name } }
 
 func slices1(s *Store, name string) []*Slice {
-	for _, svc := range s.Snapshot().Services {
+	for _, svc := range s.Snapshot().Services.Slice() {
 		if svc.Name.Name == name {
 			return svc.Slices
 		}
@@ -74,7 +74,7 @@ func TestEventsThatChangeNothing(t *testing.T) {
 			t.Errorf("%s: reported as a change", test.what)
 		}
 		after := s.Snapshot()
-		if &before.Services[0] != &after.Services[0] || before.Node != after.Node || len(after.Services) != 1 {
+		if !before.Services.Same(after.Services) || before.Node != after.Node || after.Services.Len() != 1 {
 			t.Errorf("%s: another Snapshot", test.what)
 		}
 	}
@@ -114,11 +114,11 @@ func TestEventsThatChangeTheirServiceAlone(t *testing.T) {
 			s.SetService(service(named(name)))
 		}
 		s.SetSlice(slice())
-		before := s.Snapshot().Services
+		before := s.Snapshot().Services.Slice()
 		if !test.do(s) {
 			t.Errorf("%s: not reported as a change", test.what)
 		}
-		after := s.Snapshot().Services
+		after := s.Snapshot().Services.Slice()
 		if len(after) != 3 || after[0] != before[0] || after[2] != before[2] {
 			t.Fatalf("%s: other Services changed", test.what)
 		}
@@ -135,17 +135,18 @@ func TestEventsThatCancelEachOther(t *testing.T) {
 	s := NewStore("node-1")
 	s.SetService(service())
 	s.SetSlice(slice())
-	before := s.Snapshot().Services
+	snap := s.Snapshot().Services
+	before := snap.Slice()
 	s.SetSlice(slice(addresses("10.1.0.9")))
 	s.SetService(service(func(s *corev1.Service) { s.Spec.Ports = nil }))
 	s.DeleteSlice(web1)
 	s.DeleteService(web)
 	s.SetSlice(slice())
 	s.SetService(service())
-	if after := s.Snapshot().Services; &after[0] != &before[0] {
+	if !s.Snapshot().Services.Same(snap) {
 		t.Error("another Snapshot after changes that were taken back")
 	}
-	if !s.SetSlice(slice(addresses("10.1.0.9"))) || len(s.Snapshot().Services[0].Slices) != 1 {
+	if !s.SetSlice(slice(addresses("10.1.0.9"))) || len(s.Snapshot().Services.Slice()[0].Slices) != 1 {
 		t.Error("a change after them is lost")
 	}
 	if before[0].Slices[0].Endpoints[0].Addr.String() != "10.1.0.1" {
@@ -168,11 +169,11 @@ func TestSliceMovesToAnotherService(t *testing.T) {
 	s.SetService(service())
 	s.SetService(service(named("api")))
 	s.SetSlice(slice())
-	before := s.Snapshot().Services
+	before := s.Snapshot().Services.Slice()
 	if !s.SetSlice(slice(func(s *discoveryv1.EndpointSlice) { setLabel(&s.ObjectMeta, discoveryv1.LabelServiceName, "api") })) {
 		t.Error("not reported as a change")
 	}
-	after := s.Snapshot().Services
+	after := s.Snapshot().Services.Slice()
 	if len(after[0].Slices) != 1 || len(after[1].Slices) != 0 || len(before[1].Slices) != 1 {
 		t.Error("the slice did not move from web to api")
 	}
@@ -198,7 +199,7 @@ func TestServiceLeavesAndComesBack(t *testing.T) {
 		if len(s.Problems()) != 1 {
 			t.Errorf("problems %v, want 1", s.Problems())
 		}
-		if !do(s) || len(s.Snapshot().Services) != 0 || len(s.Problems()) != 0 {
+		if !do(s) || s.Snapshot().Services.Len() != 0 || len(s.Problems()) != 0 {
 			t.Errorf("%s: still there: %v", how, s.Problems())
 		}
 		if !s.SetService(service()) || len(slices1(s, "web")) != 1 || len(s.Problems()) != 1 {

@@ -26,8 +26,8 @@ func (n Name) Compare(o Name) int {
 
 // Snapshot is the cluster at one instant. Immutable.
 type Snapshot struct {
-	Node     *Node      // nil until the Node is known
-	Services []*Service // sorted by name; those that this proxy must serve
+	Node     *Node // nil until the Node is known
+	Services List  // those that this proxy must serve
 }
 
 // Node is this node as the API describes it. Immutable.

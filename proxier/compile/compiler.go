@@ -21,8 +21,8 @@ type Compiler struct {
 	options Options
 
 	env    Env
-	source []*cluster.Service // the last snapshot's
-	groups []*group           // one for each of source
+	source cluster.List // the last snapshot's
+	groups []*group     // one for each of source
 	claims claims
 	state  *proxier.State
 }
@@ -31,6 +31,7 @@ type Compiler struct {
 // services what is left of that once claims are settled.
 type group struct {
 	raw, services []*proxier.Service
+	stood         int // how many services there were before
 	problems      []cluster.Problem
 }
 

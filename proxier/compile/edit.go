@@ -20,31 +20,46 @@ type edit struct {
 func (e *edit) changed() bool { return e.reshaped || len(e.updated) > 0 }
 
 // to compiles what differs from the last Snapshot.
-func (e *edit) to(services []*cluster.Service) {
+func (e *edit) to(services cluster.List) {
 	if sameNames(e.c.source, services) {
-		for i, svc := range services {
-			if !e.known || svc != e.c.source[i] {
-				e.recompile(i, svc)
-			}
-		}
+		e.update(services)
 	} else {
-		e.merge(services)
+		e.merge(services.Slice())
 	}
 	e.c.source = services
 }
 
-// sameNames holds for almost every event: a pointer compare a Service.
-func sameNames(a, b []*cluster.Service) bool {
-	return slices.EqualFunc(a, b, func(x, y *cluster.Service) bool {
-		return x == y || x.Name == y.Name
+// sameNames holds for almost every event: a pointer compare a page.
+func sameNames(a, b cluster.List) bool {
+	return slices.EqualFunc(a.Pages(), b.Pages(), func(x, y []*cluster.Service) bool {
+		return samePage(x, y) || slices.EqualFunc(x, y, func(s, t *cluster.Service) bool { return s.Name == t.Name })
 	})
+}
+
+func samePage(a, b []*cluster.Service) bool { return len(a) == len(b) && &a[0] == &b[0] }
+
+// update compiles the Services that are others than before, all of the same names.
+func (e *edit) update(services cluster.List) {
+	first := 0
+	for p, page := range services.Pages() {
+		last := e.c.source.Pages()[p]
+		for i, svc := range page {
+			if e.known && samePage(page, last) {
+				break
+			}
+			if !e.known || svc != last[i] {
+				e.recompile(first+i, svc)
+			}
+		}
+		first += len(page)
+	}
 }
 
 // merge walks both sorted lists and builds the groups anew, reusing those of
 // Services that stay.
 func (e *edit) merge(services []*cluster.Service) {
 	e.reshaped = true
-	old, groups := e.c.source, e.c.groups
+	old, groups := e.c.source.Slice(), e.c.groups
 	e.c.groups = make([]*group, len(services))
 	i := 0
 	for j, svc := range services {
@@ -138,15 +153,12 @@ func (g *group) settle(c *claims) bool {
 		g.problems = append(g.problems, problems...)
 	}
 	same := keepPointers(next, g.services)
-	g.services = next
+	g.services, g.stood = next, len(g.services)
 	return !same
 }
 
 func (c *Compiler) find(s *proxier.Service) (int, bool) {
-	name := cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service}
-	return slices.BinarySearchFunc(c.source, name, func(svc *cluster.Service, n cluster.Name) int {
-		return svc.Name.Compare(n)
-	})
+	return c.source.Find(cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service})
 }
 
 // services lists what the State holds. If no Service came or went it is the last
@@ -171,33 +183,17 @@ func (e *edit) services() []*proxier.Service {
 func (e *edit) replaced() ([]*proxier.Service, bool) {
 	out := slices.Clone(e.c.state.Services)
 	for _, i := range e.updated {
-		for _, s := range e.c.groups[i].services {
+		g := e.c.groups[i]
+		if len(g.services) != g.stood {
+			return nil, false // an entry that nobody replaces
+		}
+		for _, s := range g.services {
 			at, found := slices.BinarySearchFunc(out, s, (*proxier.Service).Compare)
 			if !found {
 				return nil, false
 			}
 			out[at] = s
 		}
-		if !e.c.countMatches(i, out) {
-			return nil, false
-		}
 	}
 	return out, true
-}
-
-// countMatches guards the shortcut: a Service that lost a port leaves an entry
-// that nobody replaced.
-func (c *Compiler) countMatches(i int, out []*proxier.Service) bool {
-	name := c.source[i].Name
-	first, _ := slices.BinarySearchFunc(out, name, func(s *proxier.Service, n cluster.Name) int {
-		return cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service}.Compare(n)
-	})
-	n := 0
-	for ; first+n < len(out); n++ {
-		s := out[first+n]
-		if s.Name.Namespace != name.Namespace || s.Name.Service != name.Name {
-			break
-		}
-	}
-	return n == len(c.groups[i].services)
 }

@@ -39,7 +39,7 @@ func FuzzParse(f *testing.F) {
 		s.store.Snapshot()
 		s.files = map[string]*file{}
 		s.apply()
-		if len(s.store.Snapshot().Services) > 0 {
+		if s.store.Snapshot().Services.Len() > 0 {
 			t.Fatal("something is left")
 		}
 	})

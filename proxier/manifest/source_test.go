@@ -27,7 +27,7 @@ func serviceNamed(name, port string) string {
 // their slices: "web:80/1".
 func contents(s *cluster.Store) string {
 	var all []string
-	for _, svc := range s.Snapshot().Services {
+	for _, svc := range s.Snapshot().Services.Slice() {
 		port := "none"
 		if len(svc.Ports) > 0 {
 			port = svc.Ports[0].String()
