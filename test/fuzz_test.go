@@ -19,9 +19,9 @@ import (
 func FuzzCompile(f *testing.F) {
 	for seed := range uint64(20) {
 		o := proxiertest.Random(seed)
-		for i, svc := range o.Services {
-			s, _ := json.Marshal(svc)
-			slice, _ := json.Marshal(o.Slices[i%len(o.Slices)])
+		for i := range min(len(o.Services), len(o.Slices)) {
+			s, _ := json.Marshal(o.Services[i])
+			slice, _ := json.Marshal(o.Slices[i])
 			f.Add(s, slice)
 		}
 	}

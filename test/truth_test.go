@@ -147,6 +147,9 @@ func (l *theatre) play(t *testing.T, s proxiertest.Scenario) {
 				t.Errorf("line %d: %s %s -> %s %s: %v", p.Line, p.Protocol, p.From, p.Dst, p.Want, err)
 			}
 		})
+		if a.packet.Want.Sticky {
+			wait.Wait() // a client that comes by two ways at once is remembered twice
+		}
 	}
 	wait.Wait()
 }

@@ -92,6 +92,9 @@ func (l List) with(changed []*entry) List {
 	for _, e := range changed {
 		next.set(e.name, e.built)
 	}
+	if next.n == 0 {
+		return List{}
+	}
 	return next
 }
 

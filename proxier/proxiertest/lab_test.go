@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"switchyard/proxier"
 )
@@ -62,20 +63,27 @@ func TestLabRangesAreApart(t *testing.T) {
 
 func TestFateOf(t *testing.T) {
 	ap := netip.MustParseAddrPort
-	eps := []proxier.Endpoint{{Addr: ap("10.180.1.2:80")}, {Addr: ap("10.180.0.2:80")}}
-	svc := &proxier.Service{Affinity: 1}
-	p := proxier.Packet{Src: netip.MustParseAddr("10.180.0.2")}
+	p := proxier.Packet{Protocol: proxier.TCP, Src: netip.MustParseAddr("10.180.0.2"), Dst: ap("172.30.0.1:80"), In: PodBridge}
+	to := func(to proxier.To, masq bool) proxier.Frontend {
+		return proxier.Frontend{Kind: proxier.ClusterIP, Addr: p.Dst,
+			Routes: []proxier.Route{{From: proxier.FromAnyone, To: to, Masq: masq}}}
+	}
 	for _, c := range []struct {
-		fate proxier.Fate
-		want string
+		frontend proxier.Frontend
+		affinity time.Duration
+		want     string
 	}{
-		{proxier.Fate{Verdict: proxier.Forward, Endpoints: eps}, "forward 10.180.0.2:80(masq) 10.180.1.2:80"},
-		{proxier.Fate{Verdict: proxier.Forward, Endpoints: eps, Masq: true}, "forward masq 10.180.0.2:80 10.180.1.2:80"},
-		{proxier.Fate{Verdict: proxier.Forward, Endpoints: eps, Service: svc}, "forward sticky 10.180.0.2:80(masq) 10.180.1.2:80"},
-		{proxier.Fate{Verdict: proxier.Drop, Service: svc}, "drop"},
-		{proxier.Fate{}, "pass"},
+		{to(proxier.ToCluster, false), 0, "forward 10.180.0.2:80(masq) 10.180.1.2:80"},
+		{to(proxier.ToCluster, true), 0, "forward masq 10.180.0.2:80 10.180.1.2:80"},
+		{to(proxier.ToCluster, false), 1, "forward sticky 10.180.0.2:80(masq) 10.180.1.2:80"},
+		{to(proxier.ToDrop, false), 1, "drop"},
+		{proxier.Frontend{Kind: proxier.ClusterIP, Addr: ap("172.30.0.2:80")}, 0, "pass"},
 	} {
-		if got := FateOf(p, c.fate); got.String() != c.want {
+		state := proxier.State{Family: proxier.IPv4, Services: []*proxier.Service{{
+			Protocol: proxier.TCP, Affinity: c.affinity, Frontends: []proxier.Frontend{c.frontend},
+			Cluster: []proxier.Endpoint{{Addr: ap("10.180.1.2:80")}, {Addr: ap("10.180.0.2:80")}},
+		}}}
+		if got := FateOf(p, state.Decide(p)); got.String() != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
