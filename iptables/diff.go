@@ -53,6 +53,10 @@ func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan 
 		config: c, hasher: h, from: m, want: want, trees: m.trees,
 		sums: held{"nat": {}, "filter": {}}, wanted: map[chainID]bool{},
 	}
+	if m.state == nil { // all chains come anew: three a service at the least
+		p.sums["nat"] = make(map[string]uint64, 3*len(want.Services))
+		p.wanted = make(map[chainID]bool, 3*len(want.Services))
+	}
 	for i := range p.stages {
 		p.stages[i].Table = "nat"
 	}
@@ -216,23 +220,32 @@ func (p *plan) writeAll(stage, owner int, chains []ruleset.Chain) {
 func (p *plan) write(stage, owner int, c *ruleset.Chain) {
 	change := &p.stages[stage]
 	p.wanted[chainID{change.Table, c.Name}] = true
-	sum := p.hasher.Sum(c)
+	if cap(p.text)-len(p.text) < textSpare {
+		p.text = make([]byte, 0, min(max(2*cap(p.text), 2*textSpare), textBlock))
+	}
+	start := len(p.text)
+	p.text = c.AppendTo(p.text)
+	sum := p.hasher.SumText(p.text[start:])
 	stands, ok := p.sums[change.Table][c.Name]
 	if !ok {
 		stands, ok = p.from.held[change.Table][c.Name]
 	}
 	if ok && stands == sum {
+		p.text = p.text[:start]
 		return
 	}
 	p.sums[change.Table][c.Name] = sum
-	if cap(p.text)-len(p.text) < 4096 {
-		p.text = make([]byte, 0, min(max(2*cap(p.text), 8192), 1<<20))
-	}
-	start := len(p.text)
-	p.text = c.AppendTo(p.text)
 	change.Writes = append(change.Writes, ruleset.Write{
 		Name: c.Name, Text: p.text[start:len(p.text):len(p.text)], Rules: len(c.Rules), Owner: owner})
 }
+
+// The text of all chains is written into blocks: a small one for a small plan, and
+// the next ones twice as large. A block with less to spare than most chains need
+// is left.
+const (
+	textSpare = 4 << 10
+	textBlock = 1 << 20
+)
 
 // dispatch plans the trees. In filter new entries come before nat is touched,
 // and old ones go after it was.

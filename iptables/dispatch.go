@@ -230,7 +230,7 @@ func (d *drawer) chains(n at) []ruleset.Chain {
 // keyPages deals a long list out to pages by a hash of the key, so that one more
 // entry changes one page; a list that fits a chain has none. No packet meets more
 // than one key's rules, so only the order within a key counts.
-func keyPages(slots []slot) [][]slot {
+func keyPages(slots []*slot) [][]*slot {
 	if len(slots) <= pageRules {
 		return nil
 	}
@@ -238,7 +238,7 @@ func keyPages(slots []slot) [][]slot {
 		if n*pageRules < 2*len(slots) {
 			continue
 		}
-		pages, longest := make([][]slot, n), 0
+		pages, longest := make([][]*slot, n), 0
 		for _, s := range slots {
 			h := fnv.New32a()
 			h.Write([]byte(s.key))
@@ -264,7 +264,7 @@ func (d *drawer) ways(kid at) []ruleset.Rule {
 	return slotRules(kid.gather(nil))
 }
 
-func slotRules(slots []slot) []ruleset.Rule {
+func slotRules(slots []*slot) []ruleset.Rule {
 	rules := make([]ruleset.Rule, len(slots))
 	for i, s := range slots {
 		rules[i] = s.rule

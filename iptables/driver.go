@@ -44,14 +44,15 @@ func configOf(s proxier.Settings, randomFully bool) Config {
 // but for the rules in the base chains. A service that cannot be rendered makes
 // an error beside the text of all others.
 func Render(want *proxier.State, s proxier.Settings) (string, error) {
-	return RenderIn(want, s, 0)
+	text, err := RenderIn(want, s, 0)
+	return string(text), err
 }
 
 // RenderIn is Render in COMMITs of not many more rules than perCommit, chains that
 // others lead to first; 0: one COMMIT a table.
-func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) (string, error) {
+func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) ([]byte, error) {
 	p := newPlan(emptyMemory(), want, configOf(s, true), ruleset.NewHasher())
-	text := string(ruleset.Print(p.changes(), perCommit).Text)
+	text := ruleset.Print(p.changes(), perCommit).Text
 	for _, f := range p.failed {
 		return text, fmt.Errorf("service %s: %w", f.service.Name, f.reason)
 	}
@@ -62,11 +63,11 @@ func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) (string, e
 // them: what ruleset.Tables.Trace follows packets through.
 func Tables(want *proxier.State, s proxier.Settings) (ruleset.Tables, error) {
 	tables := ruleset.Tables{}
-	text, err := Render(want, s)
+	text, err := RenderIn(want, s, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := ruleset.Scan([]byte(text), nil, tables.Add); err != nil {
+	if err := ruleset.Scan(text, nil, tables.Add); err != nil {
 		return nil, err
 	}
 	for _, b := range baseRules(&want.Node) {

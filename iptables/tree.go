@@ -34,18 +34,19 @@ type node struct {
 	common  key // not a leaf: what all entries' keys begin with
 	count   int
 	height  uint8 // levels of nodes below this one
-	entries []slot
+	entries []*slot
 	kids    *[16]*node // nil: a leaf
 }
 
-// slot is an entry in a leaf. Several owners may hold the very same rule.
+// slot is an entry in a leaf. Several owners may hold the very same rule. Never
+// changed once it is in a tree.
 type slot struct {
 	key  key
 	rule ruleset.Rule
 	refs int
 }
 
-func compareSlots(a, b slot) int {
+func compareSlots(a, b *slot) int {
 	return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.rule.Comment, b.rule.Comment),
 		cmp.Compare(a.rule.Jump, b.rule.Jump))
 }
@@ -95,14 +96,14 @@ func (n *node) add(s slot) *node {
 
 func (n *node) addToLeaf(s slot) *node {
 	next := *n
-	at, found := slices.BinarySearchFunc(n.entries, s, compareSlots)
+	at, found := slices.BinarySearchFunc(n.entries, &s, compareSlots)
 	if found {
+		s.refs += n.entries[at].refs
 		next.entries = slices.Clone(n.entries)
-		next.entries[at].refs += s.refs
-		next.entries[at].rule = s.rule
+		next.entries[at] = &s
 		return &next
 	}
-	next.entries = slices.Concat(n.entries[:at], []slot{s}, n.entries[at:])
+	next.entries = slices.Concat(n.entries[:at], []*slot{&s}, n.entries[at:])
 	next.count++
 	return next.split()
 }
@@ -138,7 +139,7 @@ func (n *node) fork(m int, s slot) *node {
 	below.branch = n.common[:m+1]
 	next := &node{branch: n.branch, common: n.common[:m], count: n.count + 1, kids: new([16]*node)}
 	next.kids[n.common[m]] = &below
-	next.kids[s.key[m]] = &node{branch: s.key[:m+1], count: 1, entries: []slot{s}}
+	next.kids[s.key[m]] = &node{branch: s.key[:m+1], count: 1, entries: []*slot{&s}}
 	return next.measured()
 }
 
@@ -172,14 +173,15 @@ func (n *node) remove(s slot) *node {
 }
 
 func (n *node) removeFromLeaf(s slot) *node {
-	at, found := slices.BinarySearchFunc(n.entries, s, compareSlots)
+	at, found := slices.BinarySearchFunc(n.entries, &s, compareSlots)
 	if !found {
 		return n
 	}
 	next := *n
 	next.entries = slices.Clone(n.entries)
-	if next.entries[at].refs > s.refs {
-		next.entries[at].refs -= s.refs
+	if fewer := *n.entries[at]; fewer.refs > s.refs {
+		fewer.refs -= s.refs
+		next.entries[at] = &fewer
 		return &next
 	}
 	next.entries = slices.Delete(next.entries, at, at+1)
@@ -206,7 +208,7 @@ func (n *node) join() *node {
 	return &joined
 }
 
-func (n *node) gather(into []slot) []slot {
+func (n *node) gather(into []*slot) []*slot {
 	into = append(into, n.entries...)
 	if n.kids != nil {
 		for _, kid := range n.kids {

@@ -244,7 +244,7 @@ func TestOneMoreEntryChangesFewChains(t *testing.T) {
 		all := grown(slots)
 		had := s.chains(t, all)
 		var chains, lines []int
-		for range 15 {
+		for range 6 {
 			less := s.chains(t, all.remove(slots[rng.IntN(len(slots))]))
 			removed, l := rewritten(had, less)
 			added, l2 := rewritten(less, had)

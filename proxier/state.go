@@ -78,7 +78,17 @@ func (p Protocol) String() string {
 }
 
 // Lower is the kernel tools' spelling: "tcp", "udp" or "sctp".
-func (p Protocol) Lower() string { return strings.ToLower(p.String()) }
+func (p Protocol) Lower() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return "no protocol"
+}
 
 // ServicePort names one port of one Service. Port is the port's name, empty
 // where a Service has a single unnamed port.

@@ -86,13 +86,14 @@ func scaleState(n, m int) *proxier.State {
 }
 
 // BenchmarkCompileAndRenderAll is a start at 10,000 services of 5 endpoints,
-// without the kernel: from a snapshot to the text for iptables-restore.
+// without the kernel, on one core: from a snapshot to the text for
+// iptables-restore.
 func BenchmarkCompileAndRenderAll(b *testing.B) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	snap := scaleStore(10_000, 5).Snapshot()
 	for b.Loop() {
 		state := compile.New(proxier.IPv4, compile.Options{}).Compile(snap, scaleNode)
-		text, err := iptables.Render(state, proxier.Settings{MasqueradeBit: 14})
+		text, err := iptables.RenderIn(state, proxier.Settings{MasqueradeBit: 14}, 2000)
 		if err != nil || len(text) < 1<<20 {
 			b.Fatal(len(text), err)
 		}
@@ -174,7 +175,7 @@ func timeRestore(took *[]float64, flavour ruleset.Flavour, state *proxier.State,
 		return err
 	}
 	start := time.Now()
-	err = tool.Restore(context.Background(), []byte(input))
+	err = tool.Restore(context.Background(), input)
 	*took = append(*took, time.Since(start).Seconds())
 	return err
 }

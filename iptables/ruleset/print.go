@@ -223,9 +223,12 @@ type Hasher struct {
 // NewHasher makes a Hasher. It is not safe for concurrent use.
 func NewHasher() *Hasher { return &Hasher{seed: maphash.MakeSeed()} }
 
-// Sum is the hash of a chain: of its name and its rules in order.
+// Sum is the hash of a chain: of its rules in order, as they stand in its text.
+// Chains without rules are all alike.
 func (h *Hasher) Sum(c *Chain) uint64 {
-	h.buf = append(h.buf[:0], c.Name...)
-	h.buf = c.AppendTo(append(h.buf, '\n'))
-	return maphash.Bytes(h.seed, h.buf)
+	h.buf = c.AppendTo(h.buf[:0])
+	return h.SumText(h.buf)
 }
+
+// SumText is Sum of a chain that prints as this text.
+func (h *Hasher) SumText(text []byte) uint64 { return maphash.Bytes(h.seed, text) }
