@@ -27,10 +27,28 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 			return err
 		}
 	}
+	if a.perCommit == 0 && a.mem.isEmpty() {
+		if err := a.prepare(ctx, want); err != nil {
+			return err
+		}
+	}
 	a.aside.review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
 	if err := a.settle(ctx, want); err != nil {
 		return err
 	}
+	return a.ensureBase(&want.Node)
+}
+
+// prepare puts our chains in without a service, and the ways to them. The legacy
+// flavour moves the whole table for each rule, so the ways come while it is small;
+// the nft flavour checks what can be reached at each COMMIT, so there they come
+// last.
+func (a *attempt) prepare(ctx context.Context, want *proxier.State) error {
+	empty := &proxier.State{Family: want.Family, Node: want.Node}
+	if err := a.program(ctx, want, empty); err != nil {
+		return err
+	}
+	a.accepted = nil // nothing of what was asked for
 	return a.ensureBase(&want.Node)
 }
 

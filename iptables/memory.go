@@ -31,6 +31,9 @@ func emptyMemory() *memory {
 	return m
 }
 
+// isEmpty reports whether nothing of ours stands in the kernel.
+func (m *memory) isEmpty() bool { return len(m.held["nat"])+len(m.held["filter"]) == 0 }
+
 // chains counts what stands, by table.
 func (h held) chains() map[string]int {
 	n := map[string]int{}
