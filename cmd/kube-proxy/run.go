@@ -45,7 +45,11 @@ func run(args []string, out io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	p, err := newProxy(ctx, o, logger(o))
+	log := logger(o)
+	for _, name := range config.Idle(fs) {
+		log.Warn("this flag is accepted and has no effect yet", "flag", name)
+	}
+	p, err := newProxy(ctx, o, log)
 	if err != nil {
 		return err
 	}

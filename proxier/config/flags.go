@@ -35,6 +35,7 @@ type Flags struct {
 // Bind declares the flags of `run` with upstream's names and defaults.
 func (f *Flags) Bind(fs *pflag.FlagSet) {
 	f.BindRender(fs)
+	bindIdle(fs)
 	f.runs = true
 	fs.DurationVar(&f.SyncPeriod, "iptables-sync-period", 30*time.Second,
 		"how often the kernel's rules are compared with what they should be; also the longest wait before a failed sync is tried again")

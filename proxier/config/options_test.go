@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +87,25 @@ func TestHealthzAddress(t *testing.T) {
 		if err != nil || o.Healthz.String() != want {
 			t.Errorf("%s: %s, %v; want %s", text, o.Healthz, err, want)
 		}
+	}
+}
+
+// TestUpstreamCommandLine holds that upstream's flags are understood, all of them
+// (reference, table 1.1), and that those without an effect are named.
+func TestUpstreamCommandLine(t *testing.T) {
+	var f Flags
+	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	f.Bind(fs)
+	err := fs.Parse([]string{
+		"--oom-score-adj=-998", "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=24h",
+		"--kube-api-qps=5.5", "--profiling", "--cluster-cidr=10.0.0.0/8", "-v=2", "--feature-gates=KubeProxyIPVS=true",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"--conntrack-max-per-core", "--conntrack-tcp-timeout-established", "--feature-gates",
+		"--kube-api-qps", "--oom-score-adj", "--profiling"}
+	if got := Idle(fs); !slices.Equal(got, want) {
+		t.Errorf("idle: %v, want %v", got, want)
 	}
 }
