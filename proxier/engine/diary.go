@@ -27,6 +27,7 @@ const (
 // diary writes a family's log: each condition is one line when it begins, then a
 // count.
 type diary struct {
+	synced   bool // an apply has succeeded
 	log      *slog.Logger
 	failures repeats // of Compile and Apply
 	blind    repeats // of Drifted
@@ -100,9 +101,10 @@ func (d *diary) drifted(what string) {
 func (d *diary) applied(state *proxier.State, r proxier.Report) {
 	d.over(&d.failures, "apply works again")
 	level := slog.LevelDebug
-	if r.Operations > 0 {
-		level = slog.LevelInfo
+	if r.Operations > 0 || !d.synced {
+		level = slog.LevelInfo // the first one also if there was nothing to write
 	}
+	d.synced = true
 	attrs := []slog.Attr{
 		slog.Int("services", len(state.Services)),
 		slog.Int("operations", r.Operations),

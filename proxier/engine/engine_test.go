@@ -626,3 +626,16 @@ func TestPanicIsAnErrorWithItsStack(t *testing.T) {
 		t.Errorf("got %v with the stack %s", err, p.stack)
 	}
 }
+
+// A restart with nothing to write says once that it is in sync.
+func TestOneLineForTheFirstApply(t *testing.T) {
+	b := &fake{answer: func(int) (proxier.Report, error) { return proxier.Report{}, nil }}
+	trial{}.run(t, b, func(e *bench) {
+		for range 3 {
+			e.Changed()
+			e.after(s)
+		}
+		e.logged(1)
+		e.logged(1, "level=INFO", "msg=applied", "operations=0")
+	})
+}
