@@ -43,6 +43,9 @@ func render(args []string, out io.Writer) error {
 	source := manifest.New(o.Manifest, store)
 	loadErr := source.Load()
 	r := renderer{options: o, snap: store.Snapshot(), out: out, ruleset: *as == "ruleset"}
+	if loadErr != nil && r.snap.Node == nil && r.snap.Services.Len() == 0 {
+		return loadErr // nothing to show
+	}
 	errs := []error{loadErr}
 	for _, f := range *families {
 		if f != 4 && f != 6 {
