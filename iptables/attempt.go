@@ -101,6 +101,7 @@ func (a *attempt) program(ctx context.Context, want, part *proxier.State) error 
 		if err := a.kernel.Restore(ctx, a.input.Text); err != nil {
 			return err
 		}
+		a.watch.wrote(changes)
 		a.count(changes)
 	}
 	a.mem, a.accepted = p.learn(), p.want
@@ -286,6 +287,7 @@ func (a *attempt) ensure(rule baseRule) error {
 		a.report.Operations++
 	}
 	a.base = append(a.base, rule)
+	a.watch.ensured(rule)
 	return nil
 }
 

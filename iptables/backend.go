@@ -15,6 +15,9 @@ type kernel interface {
 	EnsureChain(table, chain string) error
 	EnsureJump(ruleset.Jump) (added bool, err error)
 	Stamp() (ruleset.Stamp, error)
+	Prints(table string, chains []string) (map[string]uint64, error)
+	RulePrints(table, chain string) ([]uint64, error)
+	Chains(table string) ([]string, error)
 	Execs() int64
 }
 
@@ -48,6 +51,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	a.report.Repaired = b.watch.takeRepair()
 	// Else what somebody else did since would be taken for our own write.
 	quiet := b.mem == nil || b.watch.quiet(b.kernel)
+	fresh := len(b.watch.unread) == 0
 	err := a.apply(ctx, want)
 	a.report.Took = time.Since(start)
 	b.last = want
@@ -56,6 +60,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 		return a.report, err
 	}
 	b.watch.applied(b.kernel, quiet)
+	b.watch.promptly(b.kernel, quiet, fresh)
 	a.report.SetAside = b.aside.list()
 	a.report.Total = b.mem.held.chains()
 	return a.report, nil
@@ -83,9 +88,11 @@ func (b *Backend) read(ctx context.Context, n *proxier.Node) error {
 		return err
 	}
 	b.mem, b.base, b.missing = mem, nil, nil
+	b.watch.forget(mem.held)
 	for i, rule := range base {
 		if found[i] {
 			b.base = append(b.base, rule)
+			b.watch.ensured(rule)
 		} else {
 			b.missing = append(b.missing, rule)
 		}

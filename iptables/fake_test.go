@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ type fakeKernel struct {
 	refuse   func(line string) bool          // rules that the kernel does not take
 	fault    func(commit int) error          // asked before every COMMIT (counted from 0) and, with -1, every other call
 	onCommit func(table string, t fakeTable) // after a COMMIT took effect
+	onPrints func()                          // after prints were read
 	restores []string                        // every input
 }
 
@@ -103,6 +105,48 @@ func (k *fakeKernel) Execs() int64 { return k.execs }
 func (k *fakeKernel) Stamp() (s ruleset.Stamp, err error) {
 	*(*uint32)(unsafe.Pointer(&s)) = k.writes
 	return s, nil
+}
+
+// Prints hashes the text of chains.
+func (k *fakeKernel) Prints(table string, chains []string) (map[string]uint64, error) {
+	if !k.nft {
+		return nil, errors.ErrUnsupported
+	}
+	if k.onPrints != nil {
+		defer k.onPrints()
+	}
+	prints := map[string]uint64{}
+	for _, name := range chains {
+		if rules, ok := k.tables[table][name]; ok {
+			prints[name] = printOf(rules...)
+		}
+	}
+	return prints, nil
+}
+
+func (k *fakeKernel) RulePrints(table, chain string) (prints []uint64, err error) {
+	if !k.nft {
+		return nil, errors.ErrUnsupported
+	}
+	for _, rule := range k.tables[table][chain] {
+		prints = append(prints, printOf(rule))
+	}
+	return prints, nil
+}
+
+func (k *fakeKernel) Chains(table string) ([]string, error) {
+	if !k.nft {
+		return nil, errors.ErrUnsupported
+	}
+	return slices.Collect(maps.Keys(k.tables[table])), nil
+}
+
+func printOf(rules ...string) uint64 {
+	h := fnv.New64a()
+	for _, r := range rules {
+		_, _ = h.Write([]byte(r + "\n"))
+	}
+	return h.Sum64()
 }
 
 func (k *fakeKernel) call() error {

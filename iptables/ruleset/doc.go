@@ -11,6 +11,6 @@
 // that we want are compared by the hash of their text, and Scan(Append(r)) == r.
 // What the dialect does not know (rules of others) is kept word for word.
 //
-// The values are pure. tool.go, flavour.go, restore.go, jumps.go and stamp.go are
-// the only door to the iptables programs and the kernel behind them.
+// The values are pure. tool.go, flavour.go, restore.go, jumps.go, stamp.go and
+// prints.go are the only door to the iptables programs and the kernel behind them.
 package ruleset
