@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -208,6 +210,7 @@ func TestBinary(t *testing.T) {
 	took = p.until("the UDP flow follows", 2*time.Second, func() bool { return flow.ask() == newPod.String() })
 	t.Logf("the UDP flow with its old source port followed in %s", took)
 
+	p.checkServers()
 	p.killUnderLoad()
 
 	if err := p.stop(syscall.SIGTERM); err != nil {
@@ -219,6 +222,33 @@ func TestBinary(t *testing.T) {
 	out, err := p.lab.Host(netlab.NodeA).Output(context.Background(), p.path, "cleanup")
 	if err != nil || strings.Contains(p.saved(), "KUBE-") {
 		t.Errorf("cleanup: %v\n%s\n%s", err, out, p.saved())
+	}
+}
+
+// checkServers asks what probes, scrapers and people ask.
+func (p *program) checkServers() {
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return p.lab.Host(netlab.NodeA).Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))
+		},
+	}}
+	for url, want := range map[string]string{
+		"http://127.0.0.1:10256/healthz":   `"nodeEligible":true`,
+		"http://127.0.0.1:10256/livez":     `"healthy":true`,
+		"http://127.0.0.1:10249/healthz":   "ok",
+		"http://127.0.0.1:10249/proxyMode": "iptables",
+		"http://127.0.0.1:10249/metrics":   `kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}`,
+	} {
+		resp, err := client.Get(url)
+		if err != nil {
+			p.t.Error(err)
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			p.t.Errorf("%s: %s, without %q:\n%.2000s", url, resp.Status, want, body)
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"switchyard/proxier/engine"
 	"switchyard/proxier/health"
 	"switchyard/proxier/manifest"
+	"switchyard/proxier/metrics"
 	"switchyard/proxier/node"
 )
 
@@ -78,6 +79,7 @@ type proxy struct {
 	cleaner *conntrack.Cleaner
 	service *health.Server
 	healthz *health.Healthz
+	metrics *metrics.Metrics
 	opened  []proxier.Backend
 	problem diary
 	started atomic.Bool // the source has delivered
@@ -108,7 +110,12 @@ func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, 
 	if err != nil {
 		return nil, err
 	}
-	p.engine = engine.New(p.store.Snapshot, targets, []engine.Observer{newObserver(p)}, engine.Options{
+	p.metrics = metrics.New(metrics.Options{
+		Mode: o.Mode, Version: version, Families: p.families,
+		Status: func() []engine.Status { return p.engine.Status() },
+	})
+	p.cleaner.Observe(p.metrics.ConntrackPass)
+	p.engine = engine.New(p.store.Snapshot, targets, []engine.Observer{newObserver(p), p.metrics}, engine.Options{
 		MinSync: o.Min, Resync: resyncs * o.Sync, Retry: o.Sync,
 	}, log)
 	return p, nil
@@ -169,9 +176,7 @@ func (p *proxy) run(ctx context.Context) error {
 	if err := p.addrs.read(); err != nil {
 		p.log.Warn("the node's addresses cannot be read yet", "error", err)
 	}
-	if err := p.serveHealthz(ctx, &wait); err != nil {
-		return err
-	}
+	p.serve(ctx, &wait)
 	wait.start(func() {
 		if err := manifest.New(p.options.Manifest, p.store).Run(ctx, p.changed, p.log); err != nil {
 			cancel(fmt.Errorf("manifest: %w", err))
@@ -202,6 +207,7 @@ func (p *proxy) changed() {
 
 // looked notes when a family took its snapshot.
 func (p *proxy) looked(f proxier.Family) {
+	p.metrics.Look(f)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lookedAt[f] = time.Now()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"switchyard/proxier/cluster"
+	"switchyard/proxier/metrics"
 	"switchyard/proxier/node"
 )
 
@@ -69,31 +70,37 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// serveHealthz answers at the health check address. A port that is taken is tried
-// again every 5 s, as upstream does.
-func (p *proxy) serveHealthz(ctx context.Context, wait *group) error {
-	if !p.options.Healthz.IsValid() {
-		return nil
+// serve answers at the health check address and at that of the metrics.
+func (p *proxy) serve(ctx context.Context, wait *group) {
+	p.serveAt(ctx, wait, "health check", p.options.Healthz, p.metrics.CountProbes(p.healthz))
+	p.serveAt(ctx, wait, "metrics", p.options.Metrics, metrics.NewServer(metrics.ServerOptions{
+		Metrics: p.metrics.Handler(), Mode: p.options.Mode, Profiling: p.options.Profiling,
+	}))
+}
+
+// serveAt runs a server until the context ends; no address: none. A port that is
+// taken is tried again every 5 s, as upstream does.
+func (p *proxy) serveAt(ctx context.Context, wait *group, what string, at netip.AddrPort, h http.Handler) {
+	if !at.IsValid() {
+		return
 	}
-	server := &http.Server{Handler: p.healthz, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
 	wait.start(func() {
 		<-ctx.Done()
 		server.Close()
 	})
 	wait.start(func() {
 		for ctx.Err() == nil {
-			l, err := net.Listen("tcp", listenAddress(p.options.Healthz))
+			l, err := net.Listen("tcp", listenAddress(at))
 			if err == nil {
 				err = server.Serve(l)
 			}
 			if ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
-				p.log.Error("the health check server cannot listen; trying again in 5 s",
-					"address", p.options.Healthz, "error", err)
+				p.log.Error("a server cannot listen; trying again in 5 s", "server", what, "address", at, "error", err)
 				sleep(ctx, 5*time.Second)
 			}
 		}
 	})
-	return nil
 }
 
 // listenAddress listens on both families where the address is 0.0.0.0 or ::.

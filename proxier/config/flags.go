@@ -26,6 +26,8 @@ type Flags struct {
 	MinSyncPeriod      time.Duration
 
 	HealthzBindAddress string
+	MetricsBindAddress string
+	Profiling          bool
 	Verbosity          int
 	LoggingFormat      string
 
@@ -43,6 +45,9 @@ func (f *Flags) Bind(fs *pflag.FlagSet) {
 		"the shortest time between two syncs; 0: every change at once")
 	fs.StringVar(&f.HealthzBindAddress, "healthz-bind-address", "0.0.0.0:10256",
 		"IP address or IP:port of the health check server")
+	fs.StringVar(&f.MetricsBindAddress, "metrics-bind-address", "127.0.0.1:10249",
+		"IP address or IP:port of the metrics server; empty: none")
+	fs.BoolVar(&f.Profiling, "profiling", false, "the metrics server answers /debug/pprof too")
 	fs.IntVarP(&f.Verbosity, "v", "v", 0, "log level: 0 to 3 informative, from 4 on everything")
 	fs.StringVar(&f.LoggingFormat, "logging-format", "text", `log format, "text" or "json"`)
 }

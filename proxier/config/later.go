@@ -11,12 +11,12 @@ import (
 var idle = map[string][]string{
 	"string": {
 		"config", "write-config-to", "kubeconfig", "master", "kube-api-content-type",
-		"metrics-bind-address", "show-hidden-metrics-for-version", "feature-gates",
+		"show-hidden-metrics-for-version", "feature-gates",
 		"ipvs-scheduler", "ipvs-exclude-cidrs", "vmodule",
 		"log-flush-frequency", "log-json-info-buffer-size", "log-text-info-buffer-size",
 	},
 	"bool": {
-		"init-only", "bind-address-hard-fail", "profiling", "ipvs-strict-arp",
+		"init-only", "bind-address-hard-fail", "ipvs-strict-arp",
 		"conntrack-tcp-be-liberal", "log-json-split-stream", "log-text-split-stream",
 	},
 	"int": {

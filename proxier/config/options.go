@@ -22,12 +22,17 @@ type Options struct {
 	Backend   proxier.Settings
 	Sync, Min time.Duration
 	Healthz   netip.AddrPort // invalid: no server
+	Metrics   netip.AddrPort // likewise
+	Profiling bool
 	Verbosity int
 	JSONLogs  bool
 }
 
 // The ports of upstream's servers, where an address has none.
-const healthzPort = 10256
+const (
+	healthzPort = 10256
+	metricsPort = 10249
+)
 
 // Options parses and checks the flags. The error joins one line for each flag
 // that is wrong; modes are the names of the backends.
@@ -47,11 +52,15 @@ func (f *Flags) Options(modes []string) (Options, error) {
 		Backend:   proxier.Settings{MasqueradeBit: f.MasqueradeBit},
 		Sync:      f.SyncPeriod,
 		Min:       f.MinSyncPeriod,
+		Profiling: f.Profiling,
 		Verbosity: f.Verbosity,
 		JSONLogs:  f.LoggingFormat == "json",
 	}
 	if f.HealthzBindAddress != "" {
 		o.Healthz = c.addressPort("--healthz-bind-address", f.HealthzBindAddress, healthzPort)
+	}
+	if f.MetricsBindAddress != "" {
+		o.Metrics = c.addressPort("--metrics-bind-address", f.MetricsBindAddress, metricsPort)
 	}
 	if o.Mode == "" {
 		o.Mode = "iptables"

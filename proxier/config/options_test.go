@@ -59,6 +59,7 @@ func TestRefused(t *testing.T) {
 		{"--iptables-min-sync-period=1m", `--iptables-min-sync-period: 1m0s: must not be longer than --iptables-sync-period, 30s`},
 		{"--bind-address=here", `--bind-address: "here": not an IP address`},
 		{"--healthz-bind-address=0.0.0.0:0", `--healthz-bind-address: "0.0.0.0:0": not an IP address or IP:port, port 1 to 65535`},
+		{"--metrics-bind-address=:0", `--metrics-bind-address: ":0": not an IP address or IP:port, port 1 to 65535`},
 		{"--logging-format=xml", `--logging-format: "xml": must be text or json`},
 		{"--nodeport-addresses=primary,primary", `--nodeport-addresses: `},
 		{"--hostname-override=  ", `--hostname-override: "  ": must not be blank`},
@@ -104,7 +105,7 @@ func TestUpstreamCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"--conntrack-max-per-core", "--conntrack-tcp-timeout-established", "--feature-gates",
-		"--kube-api-qps", "--oom-score-adj", "--profiling"}
+		"--kube-api-qps", "--oom-score-adj"}
 	if got := Idle(fs); !slices.Equal(got, want) {
 		t.Errorf("idle: %v, want %v", got, want)
 	}

@@ -1,0 +1,154 @@
+package metrics
+
+import (
+	"maps"
+	"time"
+
+	"switchyard/proxier"
+	"switchyard/proxier/conntrack"
+)
+
+// Changes counts changes of Services and of EndpointSlices that the source has
+// put into the store. Each is counted once, whatever the number of families.
+// Call it once they are there, and before engine.Engine.Changed.
+func (m *Metrics) Changes(services, slices int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changes.services += services
+	m.changes.slices += slices
+	m.serviceChanges.Add(float64(services))
+	m.sliceChanges.Add(float64(slices))
+}
+
+// Look tells that a family takes a snapshot of the cluster now: its next Applied
+// tells that all changes counted so far are in the kernel. Call it first thing in
+// engine.Target.Compile: a change that comes between the snapshot and this call, in
+// microseconds, is taken for applied one sync too early. What is never looked at
+// stays pending.
+func (m *Metrics) Look(f proxier.Family) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if family := m.family(f); family != nil {
+		family.looked = m.changes
+	}
+}
+
+// pending are the changes that some family has not applied.
+func (m *Metrics) pending() (p changes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.families {
+		p.services = max(p.services, m.changes.services-f.applied.services)
+		p.slices = max(p.slices, m.changes.slices-f.applied.slices)
+	}
+	return p
+}
+
+// Queued implements engine.Observer.
+func (m *Metrics) Queued(at time.Time) {
+	for _, f := range m.options.Families {
+		m.lastQueued.WithLabelValues(f.String()).Set(unix(at))
+	}
+}
+
+// Applied implements engine.Observer.
+func (m *Metrics) Applied(f proxier.Family, _, next *proxier.State, report proxier.Report) {
+	name, took := f.String(), report.Took.Seconds()
+	m.syncs.WithLabelValues(name).Observe(took)
+	if report.Full {
+		m.fullSyncs.WithLabelValues(name).Observe(took)
+	} else {
+		m.partialSyncs.WithLabelValues(name).Observe(took)
+	}
+	m.lastSync.WithLabelValues(name).Set(unix(time.Now()))
+	m.took.WithLabelValues(name).Observe(took)
+	m.operations.WithLabelValues(name).Observe(float64(report.Operations))
+	m.operationsTotal.WithLabelValues(name).Add(float64(report.Operations))
+	for kind, n := range report.Written {
+		m.written.WithLabelValues(name, kind).Add(float64(n))
+	}
+	for kind, n := range report.Deleted {
+		m.deleted.WithLabelValues(name, kind).Add(float64(n))
+	}
+	if report.Repaired != "" {
+		m.repairs.WithLabelValues(name).Inc()
+	}
+	m.remember(f, next, report.Total)
+}
+
+// remember keeps what later scrapes and applies ask for. The State is compared
+// with the one seen before, not with what the engine knew of the kernel: the
+// count is of what is wanted.
+func (m *Metrics) remember(f proxier.Family, next *proxier.State, total map[string]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	family := m.family(f)
+	if family == nil || next == nil {
+		return
+	}
+	if next != family.state {
+		family.noLocal.follow(family.state, next)
+	}
+	family.state, family.applied, family.known = next, family.looked, true
+	family.total = maps.Clone(total)
+	m.noLocalEndpoints.WithLabelValues(f.String(), "internal").Set(float64(family.noLocal.internal))
+	m.noLocalEndpoints.WithLabelValues(f.String(), "external").Set(float64(family.noLocal.external))
+}
+
+// Failed implements engine.Observer. In the modes that write by iptables-restore
+// each failure counts as one of a restore, since an Apply hardly fails elsewhere; a
+// panic before it is the exception.
+func (m *Metrics) Failed(f proxier.Family, _ error) {
+	m.failures.WithLabelValues(f.String()).Inc()
+	m.mu.Lock()
+	partial := false
+	if family := m.family(f); family != nil {
+		partial, family.known = family.known, false
+	}
+	m.mu.Unlock()
+	m.RestoreFailed(f, partial)
+}
+
+// RestoreFailed counts a write of rules that the kernel refused. Partial: it
+// started from what the sync before had left, not from a reading of the kernel.
+// Call it for the refusals within an Apply that succeeded after all; Failed counts
+// the one that made an Apply fail.
+func (m *Metrics) RestoreFailed(f proxier.Family, partial bool) {
+	m.restoreFailures.WithLabelValues(f.String()).Inc()
+	if partial {
+		m.partialFailures.WithLabelValues(f.String()).Inc()
+	}
+}
+
+// Rules tells, after each Apply, how many rules it wrote to a table and how many
+// of ours stand in it now.
+func (m *Metrics) Rules(f proxier.Family, table string, written, total int) {
+	m.rulesLast.WithLabelValues(f.String(), table).Set(float64(written))
+	m.rulesTotal.WithLabelValues(f.String(), table).Set(float64(total))
+}
+
+// Programmed tells that changes are in the kernel, in an Apply that just
+// succeeded, which were made at these times: the annotation
+// endpoints.kubernetes.io/last-change-trigger-time of the EndpointSlices that are
+// new or changed since the Apply before, each passed once; none of a deleted
+// slice. Changes from before the start of this process are left out: how long it
+// did not run is no latency of its own. A time in the future, of a clock that is
+// ahead, counts as 0.
+func (m *Metrics) Programmed(f proxier.Family, triggers []time.Time) {
+	now := time.Now()
+	for _, at := range triggers {
+		if !at.Before(m.start) {
+			m.programming.WithLabelValues(f.String()).Observe(max(0, now.Sub(at).Seconds()))
+		}
+	}
+}
+
+// ConntrackPass counts a pass over the connection table, also one that failed:
+// pass it to conntrack.Cleaner.Observe.
+func (m *Metrics) ConntrackPass(p conntrack.Pass) {
+	m.reconciled.WithLabelValues(p.Family.String()).Observe(p.Duration.Seconds())
+	m.reconcileDeleted.WithLabelValues(p.Family.String()).Add(float64(p.Deleted))
+}
+
+// unix is a time as Prometheus has it: seconds, with a fraction.
+func unix(at time.Time) float64 { return float64(at.UnixNano()) / float64(time.Second) }
