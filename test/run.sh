@@ -11,7 +11,8 @@ export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 : "${CI:=}"
 export CI
 
-bash test/install.sh gcc libc6-dev # for the race detector, beside the proxy's own needs
+# Beside the proxy's own needs: for the race detector, and under a real API server.
+bash test/install.sh gcc libc6-dev etcd-server
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -27,6 +28,12 @@ step() { printf '\n== %s\n' "$*"; }
 step 'building'
 go version
 make -s build
+
+if [ $# -eq 0 ]; then
+	step 'building a kube-apiserver for the tests (cold, this takes 5 to 10 minutes)'
+	(cd test/apiserver && go build -o ../../bin/kube-apiserver .)
+	bin/kube-apiserver --version
+fi
 
 step 'go vet, gofmt, staticcheck'
 make -s lint
