@@ -47,7 +47,7 @@ step 'tests, with the race detector'
 packages=(./...)
 if [ $# -gt 0 ]; then packages=("$@"); fi
 status=0
-"${as_root[@]}" "$(command -v go)" test -race -json -timeout 30m "${packages[@]}" 2>&1 |
+"${as_root[@]}" "$(command -v go)" test -race -count=1 -json -timeout 30m "${packages[@]}" 2>&1 |
 	"$tally" ${CI:+-no-skips} | tee "$counts" || status=$?
 
 if [ $# -eq 0 ] && [ $status -eq 0 ]; then
