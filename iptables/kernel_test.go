@@ -3,45 +3,22 @@ package iptables
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netns"
-
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
+	"switchyard/test/netlab"
 )
 
-// newNamespace gives the test's thread a network namespace without a name; programs
-// that it starts inherit it. It dies with the test.
+// newNamespace is netlab.Alone with an xtables lock of its own.
 func newNamespace(t testing.TB) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: network namespaces")
-	}
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Set(home); err != nil {
-			t.Errorf("return from namespace: %v", err)
-			return // the thread stays locked and dies with its goroutine
-		}
-		_, _ = fresh.Close(), home.Close()
-		runtime.UnlockOSThread()
-	})
+	netlab.Alone(t)
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock"))
 }
 

@@ -3,46 +3,17 @@ package ruleset
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netns"
-
 	"switchyard/proxier"
+	"switchyard/test/netlab"
 )
-
-// newNamespace gives the test's thread a network namespace of its own; programs that
-// the test starts inherit it. It dies with the test.
-func newNamespace(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: network namespaces")
-	}
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Set(home); err != nil {
-			t.Errorf("return from namespace: %v", err)
-			return // the thread stays locked and dies with its goroutine
-		}
-		_ = fresh.Close()
-		_ = home.Close()
-		runtime.UnlockOSThread()
-	})
-}
 
 // newTool is a tool in a fresh namespace with a lock file of its own.
 func newTool(t testing.TB, family proxier.Family, flavour Flavour) *Tool {
 	t.Helper()
-	newNamespace(t)
+	netlab.Alone(t)
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock"))
 	tool, err := Find(t.Context(), family, flavour)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -15,45 +14,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"switchyard/proxier"
+	"switchyard/test/netlab"
 )
-
-// inNamespace moves the test to a new network namespace, with lo up, that ends
-// with it. Subtests and goroutines stay outside.
-func inNamespace(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	runtime.LockOSThread()
-	old, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Set(old); err != nil {
-			t.Error(err) // and the thread stays locked, so it ends with the test
-			return
-		}
-		runtime.UnlockOSThread()
-		ns.Close()
-		old.Close()
-	})
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // recorder writes entries into the kernel's table.
 type recorder struct {
@@ -150,7 +115,7 @@ func recorded(t testing.TB, family proxier.Family) []Flow {
 func compareFlows(a, b Flow) int { return a.Src.Compare(b.Src) }
 
 func TestCleanDeletesExactlyTheStale(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	rows := []struct {
 		flow  string
 		stale bool
@@ -207,7 +172,7 @@ func TestCleanDeletesExactlyTheStale(t *testing.T) {
 
 // Entries of the same tuple in two zones are two flows.
 func TestCleanNamesTheZone(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	r := newRecorder(t)
 	stale, right := flow(proxier.IPv4, "udp client:1 vip:53 pod1:53"), flow(proxier.IPv4, "udp client:1 vip:53 pod2:53")
 	r.add(t, right, 0)
@@ -222,7 +187,7 @@ func TestCleanNamesTheZone(t *testing.T) {
 // A flow that took the place of a stale one between the reading and the deletion
 // is not deleted for it.
 func TestDeleterSparesTheSuccessor(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	r := newRecorder(t)
 	f := flow(proxier.IPv4, "udp client:1 vip:53 pod1:53")
 	r.add(t, f, 0)
@@ -241,7 +206,7 @@ func TestDeleterSparesTheSuccessor(t *testing.T) {
 
 // The kernel is asked for one protocol, not for all.
 func TestKernelFilters(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	r := newRecorder(t)
 	for i, protocol := range []string{"tcp", "udp", "tcp"} {
 		r.add(t, flow(proxier.IPv4, fmt.Sprintf("%s client:%d vip:53 pod1:53", protocol, i+1)), 0)
@@ -273,7 +238,7 @@ func TestKernelFilters(t *testing.T) {
 }
 
 func TestCleanStopsWithItsContext(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Clean(ctx, proxier.IPv4, Plan(nil, udp(dns))); !errors.Is(err, context.Canceled) {
@@ -287,7 +252,7 @@ func TestCleanStopsWithItsContext(t *testing.T) {
 // One socket with a fixed source port sends to a Service of the real kernel.
 func TestRealPackets(t *testing.T) {
 	for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
-		inNamespace(t)
+		netlab.Alone(t)
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			t.Fatal(err)
@@ -374,7 +339,7 @@ func listen(t *testing.T, addr netip.AddrPort) *net.UDPConn {
 // A tenth of a large table is stale.
 func BenchmarkClean(b *testing.B) {
 	const flows = 200_000
-	inNamespace(b)
+	netlab.Alone(b)
 	r := newRecorder(b)
 	p := Plan(nil, udp("udp dns vip:53 > pod2:53"))
 	for b.Loop() {

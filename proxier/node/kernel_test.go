@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,38 +13,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"switchyard/proxier"
+	"switchyard/test/netlab"
 )
-
-// inNamespace moves the test to a new network namespace, with lo up, that ends
-// with it. What the test starts elsewhere (subtests, goroutines) stays outside.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	runtime.LockOSThread()
-	old, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Set(old); err != nil {
-			t.Error(err) // and the thread stays locked, so it ends with the test
-			return
-		}
-		runtime.UnlockOSThread()
-		ns.Close()
-		old.Close()
-	})
-	up(t, "lo")
-}
 
 func up(t *testing.T, name string) netlink.Link {
 	t.Helper()
@@ -82,7 +53,7 @@ func add(t *testing.T, link netlink.Link, cidr string) {
 }
 
 func TestAddresses(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	eth := bridge(t, "syn-eth")
 	add(t, eth, "10.0.0.1/24")
 	add(t, eth, "10.0.0.2/24")
@@ -103,7 +74,7 @@ func TestAddresses(t *testing.T) {
 }
 
 func TestAddressesDuringChurn(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	add(t, bridge(t, "syn-eth"), "10.0.0.1/24")
 	h, err := netlink.NewHandle()
 	if err != nil {
@@ -135,7 +106,7 @@ func TestAddressesDuringChurn(t *testing.T) {
 }
 
 func TestWatchAddresses(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	eth := bridge(t, "syn-eth")
 	h, err := netlink.NewHandle() // stays in the namespace on any thread
 	if err != nil {
@@ -207,7 +178,7 @@ func TestWatchSurvivesOverflow(t *testing.T) {
 }
 
 func TestSetSysctlWritesOnlyWhatDiffers(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	const name = "net.ipv4.ip_default_ttl"
 	for _, c := range []struct {
 		value string
@@ -227,7 +198,7 @@ func TestSetSysctlWritesOnlyWhatDiffers(t *testing.T) {
 }
 
 func TestSysctlErrors(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	for _, c := range []struct{ name, value, want string }{
 		{"net.ipv4.no_such", "1", "kernel does not have it"},
 		{"net.ipv4.ip_default_ttl", "9999", "refuses this value"},
@@ -242,7 +213,7 @@ func TestSysctlErrors(t *testing.T) {
 }
 
 func TestRouteLocalnet(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	for _, want := range []bool{true, false} {
 		if changed, err := EnableRouteLocalnet(); err != nil || changed != want {
 			t.Errorf("changed %v, %v; want %v", changed, err, want)
@@ -254,7 +225,7 @@ func TestRouteLocalnet(t *testing.T) {
 }
 
 func TestHasFamily(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	if !HasFamily(proxier.IPv4) || HasFamily(0) {
 		t.Error("IPv4 is missing, or no family is there")
 	}
@@ -272,7 +243,7 @@ func TestHasFamily(t *testing.T) {
 }
 
 func TestConntrackLiberal(t *testing.T) {
-	inNamespace(t)
+	netlab.Alone(t)
 	const name = "net.netfilter.nf_conntrack_tcp_be_liberal"
 	if _, err := Sysctl(name); err != nil {
 		if ConntrackLiberal() {
