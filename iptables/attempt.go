@@ -196,7 +196,7 @@ func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
 		return err
 	}
 	var suspects []*proxier.Service
-	eachChange(good.Services, a.aside.without(want, a.accepted).Services, false, func(_, is *proxier.Service) {
+	proxier.EachChange(good.Services, a.aside.without(want, a.accepted).Services, false, func(_, is *proxier.Service) {
 		if is != nil {
 			suspects = append(suspects, is)
 		}
@@ -228,7 +228,7 @@ func (a *attempt) halve(ctx context.Context, want *proxier.State, suspects []*pr
 // surviving lists the services of last that next still has, in last's version.
 func surviving(last, next []*proxier.Service) []*proxier.Service {
 	gone := map[*proxier.Service]bool{}
-	eachChange(last, next, false, func(was, is *proxier.Service) {
+	proxier.EachChange(last, next, false, func(was, is *proxier.Service) {
 		if is == nil {
 			gone[was] = true
 		}

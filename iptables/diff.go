@@ -138,7 +138,7 @@ func (p *plan) renderChanges() {
 		last, lastNode = p.from.state.Services, &p.from.state.Node
 	}
 	all := !sameToRules(lastNode, &p.want.Node)
-	eachChange(last, p.want.Services, all, func(was, is *proxier.Service) {
+	proxier.EachChange(last, p.want.Services, all, func(was, is *proxier.Service) {
 		var old, next rendered
 		var err error
 		if is != nil {
@@ -158,29 +158,6 @@ func (p *plan) renderChanges() {
 func sameToRules(a, b *proxier.Node) bool {
 	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces) &&
 		slices.Equal(a.Local, b.Local) && sameNodePorts(&a.NodePorts, &b.NodePorts)
-}
-
-// eachChange walks two sorted lists and calls do for every service that is in
-// one of them only, or in both by different pointers (all: or at all).
-func eachChange(last, next []*proxier.Service, all bool, do func(was, is *proxier.Service)) {
-	i := 0
-	for _, is := range next {
-		for i < len(last) && last[i] != is && last[i].Compare(is) < 0 {
-			do(last[i], nil)
-			i++
-		}
-		if i == len(last) || last[i] != is && last[i].Compare(is) != 0 {
-			do(nil, is)
-			continue
-		}
-		if all || last[i] != is {
-			do(last[i], is)
-		}
-		i++
-	}
-	for ; i < len(last); i++ {
-		do(last[i], nil)
-	}
 }
 
 // replace plans one service's own chains, and notes what becomes of its old ones

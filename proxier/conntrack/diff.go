@@ -24,35 +24,10 @@ func diff(last, next *proxier.State) change {
 	}
 	var c change
 	moved := !sameNodePorts(&last.Node, &next.Node)
-	olds, news := last.Services, next.Services
-	for len(olds)+len(news) > 0 {
-		var was, is *proxier.Service
-		switch order := compareHeads(olds, news); {
-		case order < 0:
-			was, olds = olds[0], olds[1:]
-		case order > 0:
-			is, news = news[0], news[1:]
-		default:
-			was, is, olds, news = olds[0], news[0], olds[1:], news[1:]
-		}
-		if was != is || moved {
-			c.add(former{was, &last.Node}, is, moved)
-		}
-	}
+	proxier.EachChange(last.Services, next.Services, moved, func(was, is *proxier.Service) {
+		c.add(former{was, &last.Node}, is, moved)
+	})
 	return c
-}
-
-// compareHeads orders the first Services of two lists, of which one may be empty.
-func compareHeads(a, b []*proxier.Service) int {
-	switch {
-	case len(a) == 0:
-		return 1
-	case len(b) == 0:
-		return -1
-	case a[0] == b[0]:
-		return 0
-	}
-	return a[0].Compare(b[0])
 }
 
 // add takes in what became of one Service; was.svc or is may be nil. moved:

@@ -13,36 +13,14 @@ func (n *noLocal) follow(last, next *proxier.State) {
 	if last != nil {
 		old = last.Services
 	}
-	fresh := next.Services
-	for len(old) > 0 || len(fresh) > 0 {
-		switch order := compare(old, fresh); {
-		case order == 0:
-			if old[0] != fresh[0] {
-				n.add(old[0], -1)
-				n.add(fresh[0], 1)
-			}
-			old, fresh = old[1:], fresh[1:]
-		case order < 0:
-			n.add(old[0], -1)
-			old = old[1:]
-		default:
-			n.add(fresh[0], 1)
-			fresh = fresh[1:]
+	proxier.EachChange(old, next.Services, false, func(was, is *proxier.Service) {
+		if was != nil {
+			n.add(was, -1)
 		}
-	}
-}
-
-// compare tells which list has the lower first service; an empty one has none.
-func compare(a, b []*proxier.Service) int {
-	switch {
-	case len(a) == 0:
-		return 1
-	case len(b) == 0:
-		return -1
-	case a[0] == b[0]:
-		return 0
-	}
-	return a[0].Compare(b[0])
+		if is != nil {
+			n.add(is, 1)
+		}
+	})
 }
 
 func (n *noLocal) add(s *proxier.Service, sign int) {
