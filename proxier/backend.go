@@ -48,11 +48,36 @@ type Report struct {
 	Written, Deleted map[string]int
 	// Total counts the objects that stand in the kernel now.
 	Total map[string]int
+	// Rules count the rules of packet filter tables ("nat", "filter", …); nil in a
+	// backend that has none.
+	Rules map[string]RuleCount
+	// Refused is how many writes of rules the kernel refused, those included that
+	// were tried again with less in them.
+	Refused int
 	// SetAside are the services that are not in the kernel as wanted.
 	SetAside []SetAside
+	// Notes are all that a person should know of services that are in the kernel,
+	// but not quite as asked for.
+	Notes []Note
 	// Repaired says what of somebody else's doing this Apply put right.
 	Repaired string
 	Took     time.Duration
+}
+
+// RuleCount is how many rules of one table an Apply wrote, and how many of ours
+// stand in it now.
+type RuleCount struct{ Written, Total int }
+
+// Note says what of a Service's wishes could not be met, and what is done
+// instead.
+type Note struct {
+	Service  ServicePort
+	Protocol Protocol
+	Text     string // `scheduler "mhh" is unknown: rr is used`
+}
+
+func (n Note) String() string {
+	return fmt.Sprintf("%s %s: %s", n.Service, n.Protocol, n.Text)
 }
 
 // SetAside is a service that was left out so that all others could go in.

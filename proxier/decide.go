@@ -46,7 +46,7 @@ func (v Verdict) String() string {
 // dropped the packet.
 type Fate struct {
 	Verdict   Verdict
-	Endpoints []Endpoint // Forward: each is chosen with the same probability
+	Endpoints []Endpoint // Forward: each may be chosen, by its weight
 	Masq      bool       // Forward: to whichever endpoint
 	Service   *Service
 	Frontend  *Frontend

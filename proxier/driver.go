@@ -1,6 +1,10 @@
 package proxier
 
-import "context"
+import (
+	"context"
+	"net/netip"
+	"time"
+)
 
 // Driver is a kind of backend: what --proxy-mode names. Its functions keep no
 // state; cmd/backends lists all of them.
@@ -30,4 +34,29 @@ type Settings struct {
 	// ConntrackLiberal is the sysctl net.netfilter.nf_conntrack_tcp_be_liberal:
 	// TCP segments outside the window are not INVALID.
 	ConntrackLiberal bool
+
+	IPVS      IPVSSettings
+	Userspace UserspaceSettings
+}
+
+// IPVSSettings are those of the IPVS backend.
+type IPVSSettings struct {
+	// Scheduler is that of Services that name none: a scheduler of the kernel,
+	// perhaps followed by its flags, as in "mh,mh-port,mh-fallback". "": rr.
+	Scheduler string
+	// StrictARP has the node answer and announce the addresses of its own
+	// interfaces only, so that those on kube-ipvs0 stay silent.
+	StrictARP bool
+	// Exclude are ranges in which virtual servers are left alone, whoever made them.
+	Exclude []netip.Prefix
+	// TCP, TCPFin and UDP are how long a connection may be idle; 0: the kernel's value
+	// stays.
+	TCP, TCPFin, UDP time.Duration
+}
+
+// UserspaceSettings are those of the userspace backend.
+type UserspaceSettings struct {
+	// Drain is how long established connections may go on after the end was asked
+	// for; 0: they end at once.
+	Drain time.Duration
 }

@@ -177,8 +177,15 @@ type Service struct {
 	// HealthPort is the healthCheckNodePort, 0 if the Service has none.
 	HealthPort uint16
 
-	// Scheduler is the balancing algorithm; "" is the backend's default.
+	// Scheduler is the balancing algorithm by the name that IPVS has for it, perhaps
+	// followed by its flags, as in "mh,mh-port"; "" is the backend's default. It is
+	// what a person wrote: a backend that does not know it says so in a Note and
+	// takes its default. Backends that choose by chance ignore it.
 	Scheduler string
+
+	// ProxyProtocol asks a backend that relays bytes to tell endpoints the
+	// client's address with a PROXY protocol header, version 2. Others ignore it.
+	ProxyProtocol bool
 }
 
 // Compare orders services by name, then protocol.
@@ -191,7 +198,13 @@ type Endpoint struct {
 	Addr        netip.AddrPort
 	Local       bool // on this node
 	Terminating bool // serves while it terminates
+	// Weight is the endpoint's share of new connections beside the others'; 0
+	// stands for the default, 1.
+	Weight uint16
 }
+
+// Share is the endpoint's weight, 1..65535.
+func (e Endpoint) Share() int { return max(1, int(e.Weight)) }
 
 // Kind tells what sort of address a Frontend has.
 type Kind uint8
@@ -276,8 +289,8 @@ type To uint8
 const (
 	ToReject  To = iota + 1 // refused at once: ICMP port unreachable
 	ToDrop                  // silently dropped
-	ToCluster               // one of Service.Cluster, chosen at random
-	ToLocal                 // one of Service.Local, chosen at random
+	ToCluster               // one of Service.Cluster, chosen by their weights
+	ToLocal                 // one of Service.Local, chosen by their weights
 )
 
 // Tos lists every To.

@@ -66,6 +66,9 @@ func (s *Service) print(b *strings.Builder) {
 	if s.Scheduler != "" {
 		printRow(b, "scheduler", s.Scheduler)
 	}
+	if s.ProxyProtocol {
+		printRow(b, "proxy", "protocol v2")
+	}
 }
 
 func (f *Frontend) print(b *strings.Builder) {
@@ -105,6 +108,9 @@ func (e Endpoint) String() string {
 	}
 	if e.Terminating {
 		text += " (terminating)"
+	}
+	if e.Weight != 0 {
+		text += fmt.Sprintf(" (weight %d)", e.Weight)
 	}
 	return text
 }
