@@ -11,7 +11,7 @@ import (
 // with many chooses in two levels or more, so that no chain gets long and a
 // change of one endpoint rewrites one small chain:
 //
-//	KUBE-SVC-h ──random, by size──► KUBE-SVC-h-A ──random──► KUBE-SEP-…
+//	KUBE-SVC-h ─random, by weight─► KUBE-SVC-h-A ──random──► KUBE-SEP-…
 //	                                KUBE-SVC-h-B …
 //
 // Endpoints are grouped by the next character of their chain's hash (32 groups a
@@ -32,6 +32,7 @@ type target struct {
 // group is a set of targets with the same beginning of their hash.
 type group struct {
 	suffix  string // of the chain that chooses in this group; "" for the first
+	share   int    // the sum of the targets' weights
 	targets []target
 	groups  []group // nil for a leaf
 }
@@ -39,6 +40,9 @@ type group struct {
 // grouped divides targets until each group fits a chain.
 func grouped(suffix string, targets []target) group {
 	g := group{suffix: suffix, targets: targets}
+	for _, t := range targets {
+		g.share += t.Share()
+	}
 	level := len(suffix)
 	if len(targets) <= flatEndpoints || level == groupChars {
 		return g
@@ -84,29 +88,30 @@ func (r *renderer) choose(c chooser, eps []proxier.Endpoint, first []ruleset.Rul
 	r.balance(&g, c.base, first)
 }
 
-// balance appends the chains that choose among a group's targets with equal
-// probability, leaves first. first are rules that stand before the choice.
+// balance appends the chains that choose among a group's targets by their
+// weights, leaves first. first are rules that stand before the choice.
 func (r *renderer) balance(g *group, base string, first []ruleset.Rule) {
 	rules := slices.Grow(first, len(g.targets)+len(g.groups))
+	left := g.share
 	if g.groups == nil {
-		for i, t := range g.targets {
+		for _, t := range g.targets {
 			rules = append(rules, ruleset.Rule{
 				Comment: r.comment + " -> " + t.Addr.String(),
-				Chance:  chance(1, len(g.targets)-i),
+				Chance:  chance(t.Share(), left),
 				Jump:    t.chain,
 			})
+			left -= t.Share()
 		}
 	}
-	left := len(g.targets)
 	for i := range g.groups {
 		sub := &g.groups[i]
 		r.balance(sub, base, nil)
 		rules = append(rules, ruleset.Rule{
 			Comment: r.comment,
-			Chance:  chance(len(sub.targets), left),
+			Chance:  chance(sub.share, left),
 			Jump:    sub.chainName(base),
 		})
-		left -= len(sub.targets)
+		left -= sub.share
 	}
 	r.out.services = append(r.out.services, ruleset.Chain{Name: g.chainName(base), Rules: rules})
 }

@@ -73,6 +73,31 @@ func TestEveryEndpointHasItsShare(t *testing.T) {
 	t.Logf("farthest from 1/n: %.2g", worst)
 }
 
+// Weights are shares: an endpoint of weight 3 gets three times as much as one
+// without, in one chain and in groups.
+func TestWeightsAreShares(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 75, 76, 300, 5000} {
+		whole := 0
+		s := edited(plainState(1, n), 0, func(svc *proxier.Service) {
+			svc.Cluster = slices.Clone(svc.Cluster)
+			for i := range svc.Cluster {
+				svc.Cluster[i].Weight = []uint16{0, 3, 65535, 100}[i%4]
+				whole += svc.Cluster[i].Share()
+			}
+		})
+		shares := map[netip.AddrPort]float64{}
+		for _, o := range outcomesOf(t, s, nil) {
+			shares[o.To] += o.Probability
+		}
+		for _, ep := range s.Services[0].Cluster {
+			want := float64(ep.Share()) / float64(whole)
+			if got := shares[ep.Addr]; math.Abs(got-want) > maxShareError || got == 0 {
+				t.Errorf("%d endpoints: %s gets %.9f, want %.9f", n, ep, got, want)
+			}
+		}
+	}
+}
+
 // A client that was seen goes to the endpoint that saw it, however many there are;
 // one that went to two endpoints, to either.
 func TestRememberedClientKeepsItsEndpoint(t *testing.T) {

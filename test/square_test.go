@@ -99,11 +99,20 @@ func disagreement(p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) st
 		if got[i].Masq != want.Masquerades(ep) {
 			return fmt.Sprintf("%s: masquerade %t", ep.Addr, got[i].Masq)
 		}
-		if share := 1 / float64(len(want.Endpoints)); math.Abs(got[i].Probability-share) > 1e-6 {
+		if share := shareOf(ep, want.Endpoints); math.Abs(got[i].Probability-share) > 1e-6 {
 			return fmt.Sprintf("%s: share %g, not %g", ep.Addr, got[i].Probability, share)
 		}
 	}
 	return ""
+}
+
+// shareOf is the part of new connections that is an endpoint's by its weight.
+func shareOf(ep proxier.Endpoint, all []proxier.Endpoint) float64 {
+	whole := 0
+	for _, e := range all {
+		whole += e.Share()
+	}
+	return float64(ep.Share()) / float64(whole)
 }
 
 // squarePackets is how many random packets the square is tested with.

@@ -100,9 +100,9 @@ type Chance uint32
 // certain is the Chance that always matches.
 const certain = 1 << 31
 
-// OneOf is the Chance of part out of whole, to the nearest 2^-31.
+// OneOf is the Chance of part out of whole, to the nearest 2^-31 that is not 0.
 func OneOf(part, whole int) Chance {
-	return Chance((uint64(part)*certain + uint64(whole)/2) / uint64(whole))
+	return max(1, Chance((uint64(part)*certain+uint64(whole)/2)/uint64(whole)))
 }
 
 // Probability is the chance as a number between 0 and 1.

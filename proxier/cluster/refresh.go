@@ -75,6 +75,7 @@ func (s *Service) sameSpec(o *Service) bool {
 		s.InternalLocal == o.InternalLocal &&
 		s.HealthPort == o.HealthPort &&
 		s.Affinity == o.Affinity &&
+		s.Balance.equal(&o.Balance) &&
 		slices.Equal(s.Ports, o.Ports) &&
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) &&
 		slices.Equal(s.ExternalIPs, o.ExternalIPs) &&

@@ -49,6 +49,7 @@ func trimService(svc *corev1.Service) *Service {
 		InternalLocal: spec.InternalTrafficPolicy != nil &&
 			*spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		Affinity: trimAffinity(spec, p),
+		Balance:  trimBalance(svc.Annotations, p),
 	}
 	out.SourceRanges, out.Restricted = trimSourceRanges(spec.LoadBalancerSourceRanges, p)
 	if spec.Type == corev1.ServiceTypeLoadBalancer && out.ExternalLocal {

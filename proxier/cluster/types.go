@@ -60,6 +60,7 @@ type Service struct {
 	InternalLocal bool          // internalTrafficPolicy: Local
 	HealthPort    uint16        // healthCheckNodePort, of type LoadBalancer with ExternalLocal only
 	Affinity      time.Duration // sessionAffinity ClientIP: its timeout, else 0
+	Balance       Balance       // what annotations ask for
 
 	Slices []*Slice // sorted by name
 

@@ -10,8 +10,20 @@ import (
 
 // candidate is one endpoint of one service port before anything is chosen.
 type candidate struct {
-	addr netip.AddrPort
-	from *cluster.Endpoint
+	addr   netip.AddrPort
+	from   *cluster.Endpoint
+	weight uint16 // 0: the default
+	asleep bool   // it asks for no new connections
+}
+
+// weigh gives the candidate the weight that the Service's annotation has for its
+// address. 1 is what all others have.
+func (c *candidate) weigh(b *cluster.Balance) {
+	weight, own := b.WeightOf(c.addr.Addr())
+	c.asleep = own && weight == 0
+	if weight > 1 {
+		c.weight = weight
+	}
 }
 
 // serves reports whether existing connections may stay, and, while there is no
@@ -37,7 +49,9 @@ func candidates(svc *cluster.Service, port cluster.Port, family proxier.Family) 
 			all = slices.Grow(all, len(slice.Endpoints))
 			for i := range slice.Endpoints {
 				ep := &slice.Endpoints[i]
-				all = append(all, candidate{netip.AddrPortFrom(ep.Addr, p.Port), ep})
+				c := candidate{addr: netip.AddrPortFrom(ep.Addr, p.Port), from: ep}
+				c.weigh(&svc.Balance)
+				all = append(all, c)
 			}
 		}
 	}
@@ -56,6 +70,16 @@ func foldDuplicates(all []candidate) []candidate {
 		}
 	}
 	return out
+}
+
+// awake are the endpoints that may get new connections by their weight. Those
+// with weight 0 are kept for the connections that they have.
+func awake(all []candidate) []candidate {
+	asleep := func(c candidate) bool { return c.asleep }
+	if !slices.ContainsFunc(all, asleep) {
+		return all
+	}
+	return filter(all, func(c candidate) bool { return !c.asleep })
 }
 
 // choice is what a service port can be sent to.
@@ -126,7 +150,7 @@ func endpoints(from []candidate, onNode func(candidate) bool) []proxier.Endpoint
 	}
 	out := make([]proxier.Endpoint, len(from))
 	for i, c := range from {
-		out[i] = proxier.Endpoint{Addr: c.addr, Local: onNode(c), Terminating: c.from.Terminating}
+		out[i] = proxier.Endpoint{Addr: c.addr, Local: onNode(c), Terminating: c.from.Terminating, Weight: c.weight}
 	}
 	return out
 }

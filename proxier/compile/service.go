@@ -45,13 +45,16 @@ func Service(svc *cluster.Service, env *Env) []*proxier.Service {
 
 func servicePort(svc *cluster.Service, port cluster.Port, env *Env) *proxier.Service {
 	all := candidates(svc, port, env.Family)
-	ch := choose(all, env)
+	ch := choose(awake(all), env)
 	s := &proxier.Service{
 		Name:       proxier.ServicePort{Namespace: svc.Name.Namespace, Service: svc.Name.Name, Port: port.Name},
 		Protocol:   port.Protocol,
 		Frontends:  frontends(svc, port, ch, env),
 		Affinity:   svc.Affinity,
 		HealthPort: svc.HealthPort,
+		Scheduler:  svc.Balance.Scheduler,
+
+		ProxyProtocol: svc.Balance.ProxyProtocol,
 	}
 	if asks(s.Frontends, proxier.ToCluster) {
 		s.Cluster = ch.cluster
@@ -67,7 +70,7 @@ func servicePort(svc *cluster.Service, port cluster.Port, env *Env) *proxier.Ser
 // pointer can stay.
 func equal(a, b *proxier.Service) bool {
 	return a.Name == b.Name && a.Protocol == b.Protocol && a.Affinity == b.Affinity &&
-		a.HealthPort == b.HealthPort && a.Scheduler == b.Scheduler &&
+		a.HealthPort == b.HealthPort && a.Scheduler == b.Scheduler && a.ProxyProtocol == b.ProxyProtocol &&
 		slices.Equal(a.Cluster, b.Cluster) && slices.Equal(a.Local, b.Local) &&
 		slices.Equal(a.Kept, b.Kept) && slices.EqualFunc(a.Frontends, b.Frontends, sameFrontend)
 }

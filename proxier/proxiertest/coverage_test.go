@@ -51,6 +51,7 @@ var features = map[string]string{
 	"skip-proxy-name":          "the label service-proxy-name",
 	"skip-headless-slices":     "the label headless of slices",
 	"no-endpoints":             "no endpoints: reject",
+	"weights":                  "weights of endpoints, 0 among them",
 	"local-none":               "policy Local, none here: drop",
 	"forward-accept":           "a FORWARD policy of DROP",
 	"detect-cluster-cidr":      "pods by cluster CIDR",

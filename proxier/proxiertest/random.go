@@ -1,6 +1,7 @@
 package proxiertest
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -92,6 +93,7 @@ func (g *generator) service(i int) {
 	g.ports(s)
 	g.external(s)
 	g.policies(s, i)
+	g.weights(s)
 	g.unserved(s)
 	g.out.Services = append(g.out.Services, s)
 	for _, f := range families {
@@ -216,6 +218,20 @@ func (g *generator) sourceRanges(s *corev1.Service) {
 	if g.percent(15) {
 		s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, pick(g.rng, []string{"0.0.0.0/0", "::/0"}))
 	}
+}
+
+// weights gives some endpoints, or what could be one, a weight of their own.
+func (g *generator) weights(s *corev1.Service) {
+	if g.percent(80) {
+		return
+	}
+	weights := map[string]int{}
+	for range 1 + g.rng.IntN(6) {
+		addr := g.endpointAddr(LabOf(pick(g.rng, []proxier.Family{proxier.IPv4, proxier.IPv6})))
+		weights[addr.String()] = pick(g.rng, []int{0, 1, 2, 10, 65535})
+	}
+	text, _ := json.Marshal(weights) // of strings and numbers: no error
+	s.Annotations = map[string]string{"switchyard.dev/endpoint-weights": string(text)}
 }
 
 // unserved makes some Services ones that a proxy must leave alone, and some that

@@ -57,6 +57,7 @@ func TestRandomHasEverything(t *testing.T) {
 			seen["affinity "+string(s.Spec.SessionAffinity)]++
 			count(seen, "headless", s.Spec.ClusterIP == corev1.ClusterIPNone)
 			count(seen, "label", len(s.Labels) > 0)
+			count(seen, "weights", len(s.Annotations) > 0)
 			count(seen, "external IP", len(s.Spec.ExternalIPs) > 0)
 			count(seen, "ranges", len(s.Spec.LoadBalancerSourceRanges) > 0)
 			count(seen, "internal Local", s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal)
@@ -81,7 +82,7 @@ func TestRandomHasEverything(t *testing.T) {
 		}
 	}
 	for _, word := range []string{"ClusterIP", "NodePort", "LoadBalancer", "ExternalName", "external Local", "external Cluster",
-		"affinity ClientIP", "headless", "label", "external IP", "ranges", "internal Local", "dual stack", "health port",
+		"affinity ClientIP", "headless", "label", "weights", "external IP", "ranges", "internal Local", "dual stack", "health port",
 		"TCP", "UDP", "SCTP", "proxy mode", "host name", "nil condition", "terminating", "zone hint", "node hint", "no node"} {
 		if seen[word] < 10 {
 			t.Errorf("%q occurs %d times in 300 clusters", word, seen[word])
