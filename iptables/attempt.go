@@ -99,6 +99,7 @@ func (a *attempt) program(ctx context.Context, want, part *proxier.State) error 
 		a.input = ruleset.Print(changes, a.perCommit)
 		a.report.Operations++
 		if err := a.kernel.Restore(ctx, a.input.Text); err != nil {
+			a.report.Refused++
 			return err
 		}
 		a.watch.wrote(changes)
@@ -134,12 +135,30 @@ func (a *attempt) count(changes []ruleset.Change) {
 	if a.report.Written == nil {
 		a.report.Written, a.report.Deleted = map[string]int{}, map[string]int{}
 	}
+	if a.report.Rules == nil {
+		a.report.Rules = map[string]proxier.RuleCount{}
+	}
 	for _, c := range changes {
+		rules := a.report.Rules[c.Table]
 		a.report.Written["chains"] += len(c.Writes)
 		a.report.Deleted["chains"] += len(c.Deletes)
 		for _, w := range c.Writes {
 			a.report.Written["rules"] += w.Rules
+			rules.Written += w.Rules
 		}
+		a.report.Rules[c.Table] = rules
+	}
+}
+
+// countStanding completes the counts of rules with what stands of them now.
+func (a *attempt) countStanding() {
+	if a.report.Rules == nil {
+		a.report.Rules = map[string]proxier.RuleCount{}
+	}
+	for table, total := range a.mem.rules {
+		rules := a.report.Rules[table]
+		rules.Total = total
+		a.report.Rules[table] = rules
 	}
 }
 

@@ -62,7 +62,8 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	b.watch.applied(b.kernel, quiet)
 	b.watch.promptly(b.kernel, quiet, fresh)
 	a.report.SetAside = b.aside.list()
-	a.report.Total = b.mem.held.chains()
+	a.report.Total = b.mem.totals()
+	a.countStanding()
 	return a.report, nil
 }
 

@@ -202,7 +202,7 @@ func (p *plan) write(stage, owner int, c *ruleset.Chain) {
 	}
 	start := len(p.text)
 	p.text = c.AppendTo(p.text)
-	sum := p.hasher.SumText(p.text[start:])
+	sum := fingerprint(p.hasher.SumText(p.text[start:]), len(c.Rules))
 	stands, ok := p.sums[change.Table][c.Name]
 	if !ok {
 		stands, ok = p.from.held[change.Table][c.Name]
@@ -328,16 +328,16 @@ func (p *plan) deleteGone() {
 // learn is the memory once the plan's changes are in the kernel. The plan's own
 // memory is used up.
 func (p *plan) learn() *memory {
-	h := p.from.held
+	next := &memory{state: p.want, trees: p.trees, held: p.from.held, rules: p.from.rules}
 	for _, c := range p.stages {
 		for _, name := range c.Deletes {
-			delete(h[c.Table], name)
+			next.drop(c.Table, name)
 		}
 	}
 	for table, sums := range p.sums {
 		for name, sum := range sums {
-			h[table][name] = sum
+			next.put(table, name, sum)
 		}
 	}
-	return &memory{state: p.want, trees: p.trees, held: h}
+	return next
 }

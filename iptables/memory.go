@@ -14,17 +14,30 @@ type memory struct {
 	state *proxier.State // what was rendered last; nil: nothing is known of it
 	trees trees          // its dispatch
 	held  held           // what stands in the kernel
+	rules map[string]int // how many rules that is, by table
 }
 
-// held is a hash for each of our chains in the kernel, by table.
+// held is a fingerprint for each of our chains in the kernel, by table.
 type held map[string]map[string]uint64
+
+// A chain's fingerprint is a hash of its text, of which the lowest bits give way to its
+// number of rules: 54 bits are enough to tell chains apart that were not chosen
+// to collide, and 10 for chains of at most 256 rules.
+const (
+	ruleBits = 10
+	ruleMask = 1<<ruleBits - 1
+)
+
+func fingerprint(sum uint64, rules int) uint64 { return sum&^ruleMask | uint64(min(rules, ruleMask)) }
+
+func rulesIn(print uint64) int { return int(print & ruleMask) }
 
 // trees is the dispatch of every root.
 type trees [roots]*node
 
 // emptyMemory is a memory of a kernel that holds nothing of ours.
 func emptyMemory() *memory {
-	m := &memory{held: held{"nat": {}, "filter": {}}}
+	m := &memory{held: held{"nat": {}, "filter": {}}, rules: map[string]int{}}
 	for r := range roots {
 		m.trees[r] = &node{}
 	}
@@ -34,11 +47,23 @@ func emptyMemory() *memory {
 // isEmpty reports whether nothing of ours stands in the kernel.
 func (m *memory) isEmpty() bool { return len(m.held["nat"])+len(m.held["filter"]) == 0 }
 
-// chains counts what stands, by table.
-func (h held) chains() map[string]int {
+// put and drop note that a chain stands as it was written, or no more.
+func (m *memory) put(table, chain string, print uint64) {
+	m.rules[table] += rulesIn(print) - rulesIn(m.held[table][chain])
+	m.held[table][chain] = print
+}
+
+func (m *memory) drop(table, chain string) {
+	m.rules[table] -= rulesIn(m.held[table][chain])
+	delete(m.held[table], chain)
+}
+
+// totals counts what stands.
+func (m *memory) totals() map[string]int {
 	n := map[string]int{}
-	for table, chains := range h {
-		n[table] = len(chains)
+	for table, chains := range m.held {
+		n["chains"] += len(chains)
+		n["rules"] += m.rules[table]
 	}
 	return n
 }
@@ -55,7 +80,7 @@ func scan(dumps [][]byte, base []baseRule, h *ruleset.Hasher) (*memory, []bool, 
 	}
 	each := func(table string, c ruleset.Chain) {
 		if owns(table, c.Name) {
-			m.held[table][strings.Clone(c.Name)] = h.Sum(&c)
+			m.put(table, strings.Clone(c.Name), fingerprint(h.Sum(&c), len(c.Rules)))
 			return
 		}
 		for i, b := range base {

@@ -190,16 +190,23 @@ func TestReport(t *testing.T) {
 	if second.Full || second.Operations != 1 || second.Written["chains"] != 1 || second.Written["rules"] != 2 || second.Deleted["chains"] != 1 {
 		t.Errorf("one endpoint less: %+v", second)
 	}
-	for table, n := range second.Total {
-		ours := 0
-		for name := range k.tables[table] {
+	chains, rules := 0, map[string]int{}
+	for table := range k.tables {
+		for name, stands := range k.tables[table] {
 			if owns(table, name) {
-				ours++
+				chains++
+				rules[table] += len(stands)
 			}
 		}
-		if n != ours {
-			t.Errorf("table %s: reports %d chains, %d stand", table, n, ours)
-		}
+	}
+	if got := second.Total["chains"]; got != chains || second.Total["rules"] != rules["nat"]+rules["filter"] {
+		t.Errorf("reports %v; %d chains stand, rules %v", second.Total, chains, rules)
+	}
+	if got, want := second.Rules["nat"], (proxier.RuleCount{Written: 2, Total: rules["nat"]}); got != want {
+		t.Errorf("nat: %+v, want %+v", got, want)
+	}
+	if got, want := second.Rules["filter"], (proxier.RuleCount{Total: rules["filter"]}); got != want {
+		t.Errorf("filter: %+v, want %+v", got, want)
 	}
 	b.Forget()
 	if again := mustApply(t, b, b.accepted); !again.Full || again.Operations != 0 {

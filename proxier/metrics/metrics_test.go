@@ -39,13 +39,13 @@ func everything(m *Metrics) {
 	m.Failed(proxier.IPv4, errors.New("no"))
 	report := proxier.Report{
 		Full: true, Operations: 3, Took: 250 * time.Millisecond, Repaired: "chain gone",
-		Written: map[string]int{"rules": 4}, Deleted: map[string]int{"rules": 1}, Total: map[string]int{"nat": 9},
+		Written: map[string]int{"rules": 4}, Deleted: map[string]int{"rules": 1}, Total: map[string]int{"rules": 9},
+		Rules: map[string]proxier.RuleCount{"nat": {Written: 4, Total: 9}}, Refused: 1,
 	}
 	m.Applied(proxier.IPv4, nil, &proxier.State{Family: proxier.IPv4}, report)
 	report.Full = false
 	m.Applied(proxier.IPv4, nil, &proxier.State{Family: proxier.IPv4}, report)
 	m.Failed(proxier.IPv4, errors.New("no"))
-	m.Rules(proxier.IPv4, "nat", 4, 9)
 	m.Programmed(proxier.IPv4, []time.Time{time.Now()})
 	m.ConntrackPass(conntrack.Pass{Family: proxier.IPv4, Deleted: 2, Duration: time.Second})
 	m.Probe("/healthz", 200)

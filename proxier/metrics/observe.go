@@ -73,6 +73,7 @@ func (m *Metrics) Applied(f proxier.Family, _, next *proxier.State, report proxi
 	if report.Repaired != "" {
 		m.repairs.WithLabelValues(name).Inc()
 	}
+	m.rules(f, report)
 	m.remember(f, next, report.Total)
 }
 
@@ -95,9 +96,30 @@ func (m *Metrics) remember(f proxier.Family, next *proxier.State, total map[stri
 	m.noLocalEndpoints.WithLabelValues(f.String(), "external").Set(float64(family.noLocal.external))
 }
 
-// Failed implements engine.Observer. In the modes that write by iptables-restore
-// each failure counts as one of a restore, since an Apply hardly fails elsewhere; a
-// panic before it is the exception.
+// rules counts the rules of an Apply. A table that it did not write has written 0.
+func (m *Metrics) rules(f proxier.Family, report proxier.Report) {
+	for table, n := range report.Rules {
+		m.rulesLast.WithLabelValues(f.String(), table).Set(float64(n.Written))
+		m.rulesTotal.WithLabelValues(f.String(), table).Set(float64(n.Total))
+	}
+	m.refused(f, report.Refused, !report.Full)
+}
+
+// refused counts writes of rules that the kernel refused. Partial: they started
+// from what the sync before had left, not from a reading of the kernel.
+// A family without any has no sample, as upstream's.
+func (m *Metrics) refused(f proxier.Family, n int, partial bool) {
+	if n == 0 {
+		return
+	}
+	m.restoreFailures.WithLabelValues(f.String()).Add(float64(n))
+	if partial {
+		m.partialFailures.WithLabelValues(f.String()).Add(float64(n))
+	}
+}
+
+// Failed implements engine.Observer. Each failure counts as one of a write of
+// rules, since an Apply hardly fails elsewhere; a panic before it is the exception.
 func (m *Metrics) Failed(f proxier.Family, _ error) {
 	m.failures.WithLabelValues(f.String()).Inc()
 	m.mu.Lock()
@@ -106,25 +128,7 @@ func (m *Metrics) Failed(f proxier.Family, _ error) {
 		partial, family.known = family.known, false
 	}
 	m.mu.Unlock()
-	m.RestoreFailed(f, partial)
-}
-
-// RestoreFailed counts a write of rules that the kernel refused. Partial: it
-// started from what the sync before had left, not from a reading of the kernel.
-// Call it for the refusals within an Apply that succeeded after all; Failed counts
-// the one that made an Apply fail.
-func (m *Metrics) RestoreFailed(f proxier.Family, partial bool) {
-	m.restoreFailures.WithLabelValues(f.String()).Inc()
-	if partial {
-		m.partialFailures.WithLabelValues(f.String()).Inc()
-	}
-}
-
-// Rules tells, after each Apply, how many rules it wrote to a table and how many
-// of ours stand in it now.
-func (m *Metrics) Rules(f proxier.Family, table string, written, total int) {
-	m.rulesLast.WithLabelValues(f.String(), table).Set(float64(written))
-	m.rulesTotal.WithLabelValues(f.String(), table).Set(float64(total))
+	m.refused(f, 1, partial)
 }
 
 // Programmed tells that changes are in the kernel, in an Apply that just

@@ -55,7 +55,7 @@ func TestFailures(t *testing.T) {
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "ip_family=IPv4 3")
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total", "ip_family=IPv4 1")
 	expect(t, m, "switchyard_sync_failures_total", "ip_family=IPv4 3", "ip_family=IPv6 0")
-	m.RestoreFailed(proxier.IPv6, true) // refused, and the apply went on without
+	m.Applied(proxier.IPv6, nil, &proxier.State{}, proxier.Report{Refused: 1}) // and went on without
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "ip_family=IPv4 3", "ip_family=IPv6 1")
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total", "ip_family=IPv4 1", "ip_family=IPv6 1")
 	expect(t, m, "switchyard_sync_failures_total", "ip_family=IPv4 3", "ip_family=IPv6 0")
@@ -63,9 +63,11 @@ func TestFailures(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	m := New(Options{Mode: "iptables"})
-	m.Rules(proxier.IPv4, "nat", 30, 80)
-	m.Rules(proxier.IPv4, "filter", 0, 12)
-	m.Rules(proxier.IPv4, "nat", 1, 81)
+	for _, nat := range []proxier.RuleCount{{Written: 30, Total: 80}, {Written: 1, Total: 81}} {
+		m.Applied(proxier.IPv4, nil, &proxier.State{}, proxier.Report{
+			Rules: map[string]proxier.RuleCount{"nat": nat, "filter": {Total: 12}},
+		})
+	}
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_last", "ip_family=IPv4 table=filter 0", "ip_family=IPv4 table=nat 1")
 	expect(t, m, "kubeproxy_sync_proxy_rules_iptables_total", "ip_family=IPv4 table=filter 12", "ip_family=IPv4 table=nat 81")
 }
