@@ -13,7 +13,7 @@ import (
 const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
 func trimNode(node *corev1.Node) (*Node, []Problem) {
-	p := &problems{object: "Node " + node.Name}
+	p := &problems{object: Object{"Node", Name{Name: node.Name}}}
 	out := &Node{
 		Name:     strings.Clone(node.Name),
 		Zone:     strings.Clone(node.Labels[corev1.LabelTopologyZone]),

@@ -9,12 +9,12 @@ import (
 
 // problems gathers those of one object.
 type problems struct {
-	object string
+	object Object
 	list   []Problem
 }
 
 func (p *problems) add(field, format string, args ...any) {
-	p.list = append(p.list, Problem{Object: p.object, Field: field, Reason: fmt.Sprintf(format, args...)})
+	p.list = append(p.list, Problem{Object: Object{p.object.Kind, p.object.Name.clone()}, Field: field, Reason: fmt.Sprintf(format, args...)})
 }
 
 // parseAddr parses an address. An IPv4-mapped IPv6 address is taken for the IPv4

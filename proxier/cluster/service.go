@@ -37,7 +37,7 @@ func trimService(svc *corev1.Service) *Service {
 		return nil
 	}
 	name := Name{svc.Namespace, svc.Name}.clone()
-	p := &problems{object: "Service " + name.String()}
+	p := &problems{object: Object{"Service", name}}
 	spec := &svc.Spec
 	out := &Service{
 		Name:          name,

@@ -36,7 +36,7 @@ func familyOf(slice *discoveryv1.EndpointSlice) proxier.Family {
 
 func trimSlice(slice *discoveryv1.EndpointSlice, shared *interner) *Slice {
 	name := Name{slice.Namespace, slice.Name}
-	p := &problems{object: "EndpointSlice " + name.String()}
+	p := &problems{object: Object{"EndpointSlice", name}}
 	out := &Slice{Name: strings.Clone(slice.Name), Family: familyOf(slice)}
 	out.Ports = trimSlicePorts(slice.Ports, shared, p)
 	out.Endpoints = make([]Endpoint, 0, len(slice.Endpoints))

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -23,7 +24,9 @@ type Store struct {
 
 	node         *Node
 	nodeProblems []Problem
-	last         List // what Snapshot handed out; never written to again
+	cidrs        map[string][]netip.Prefix // by the name of the ServiceCIDR
+	ranges       []netip.Prefix            // all of them; never written to again
+	last         List                      // what Snapshot handed out; never written to again
 }
 
 // entry gathers what is known under the name of one Service. The Service may
@@ -43,6 +46,7 @@ func NewStore(nodeName string) *Store {
 		nodeName: nodeName,
 		entries:  map[Name]*entry{},
 		owners:   map[Name]*entry{},
+		cidrs:    map[string][]netip.Prefix{},
 		troubled: map[*entry]struct{}{},
 		shared:   newInterner(),
 	}
@@ -177,7 +181,7 @@ func (s *Store) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refresh()
-	return Snapshot{Node: s.node, Services: s.last}
+	return Snapshot{Node: s.node, Services: s.last, ServiceCIDRs: s.ranges}
 }
 
 // Problems returns what had to be left out of the objects that count now, sorted
@@ -191,7 +195,7 @@ func (s *Store) Problems() []Problem {
 		all = append(all, e.built.Problems...)
 	}
 	slices.SortFunc(all, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Field, b.Field),
+		return cmp.Or(a.Object.Compare(b.Object), cmp.Compare(a.Field, b.Field),
 			cmp.Compare(a.Reason, b.Reason))
 	})
 	return all

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ func (n Name) Compare(o Name) int {
 type Snapshot struct {
 	Node     *Node // nil until the Node is known
 	Services List  // those that this proxy must serve
+	// ServiceCIDRs are the ranges that ClusterIPs come from, sorted; empty if the
+	// API does not tell.
+	ServiceCIDRs []netip.Prefix
 }
 
 // Node is this node as the API describes it. Immutable.
@@ -111,11 +115,30 @@ type Hints struct {
 	Nodes []string
 }
 
+// Object names an object of the API.
+type Object struct {
+	Kind string
+	Name Name // of a Node without a namespace
+}
+
+// String is "Service default/web" or "Node worker-1".
+func (o Object) String() string {
+	if o.Name.Namespace == "" {
+		return o.Kind + " " + o.Name.Name
+	}
+	return o.Kind + " " + o.Name.String()
+}
+
+// Compare orders by kind, then name.
+func (o Object) Compare(p Object) int {
+	return cmp.Or(strings.Compare(o.Kind, p.Kind), o.Name.Compare(p.Name))
+}
+
 // Problem is a part of an object that was left out.
 type Problem struct {
-	Object string // "Service default/web"
+	Object Object
 	Field  string // "spec.externalIPs[1]"
 	Reason string // "10.0.0: not an IP address"
 }
 
-func (p Problem) String() string { return p.Object + ": " + p.Field + ": " + p.Reason }
+func (p Problem) String() string { return p.Object.String() + ": " + p.Field + ": " + p.Reason }

@@ -126,7 +126,7 @@ func taken(s *proxier.Service, f proxier.Frontend, winner claim) cluster.Problem
 		what = fmt.Sprintf("port %d", f.Addr.Port())
 	}
 	return cluster.Problem{
-		Object: "Service " + s.Name.Namespace + "/" + s.Name.Service,
+		Object: serviceObject(cluster.Name{Namespace: s.Name.Namespace, Name: s.Name.Service}),
 		Field:  f.Kind.String(),
 		Reason: fmt.Sprintf("%s %s is already the %s of %s: this service does not answer there",
 			s.Protocol, what, winner.kind, winner.owner.Name),

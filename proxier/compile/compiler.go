@@ -9,8 +9,8 @@ import (
 
 // Options are the settings that decide something for a Service.
 type Options struct {
-	MasqueradeAll     bool // --masquerade-all
-	IgnoreExternalIPs bool // feature gate AllowServiceExternalIPs=false
+	MasqueradeAll bool        // --masquerade-all
+	ExternalIPs   ExternalIPs // --service-external-ips
 }
 
 // Compiler turns Snapshots into the States of one family. It remembers the last
@@ -25,14 +25,17 @@ type Compiler struct {
 	groups []*group     // one for each of source
 	claims claims
 	state  *proxier.State
+
+	refusing int // groups that have something refused
 }
 
 // group is what one Service compiled to: raw is every frontend it asks for,
 // services what is left of that once claims are settled.
 type group struct {
 	raw, services []*proxier.Service
-	stood         int // how many services there were before
-	problems      []cluster.Problem
+	stood         int               // how many services there were before
+	refused       []cluster.Problem // external IPs
+	problems      []cluster.Problem // claims that were lost
 }
 
 // New makes a Compiler for one family.
@@ -63,14 +66,16 @@ func (c *Compiler) Compile(snap cluster.Snapshot, node proxier.Node) *proxier.St
 	return c.state
 }
 
-// Problems lists what this family's State leaves out because another Service has
-// it already, in order of the Services.
+// Problems lists what this family's State leaves out of Services: addresses that
+// another one has already, and external IPs that are not honoured. In order of the
+// Services.
 func (c *Compiler) Problems() []cluster.Problem {
-	if len(c.claims.contested) == 0 {
+	if len(c.claims.contested) == 0 && c.refusing == 0 {
 		return nil
 	}
 	var all []cluster.Problem
 	for _, g := range c.groups {
+		all = append(all, g.refused...)
 		all = append(all, g.problems...)
 	}
 	return all
@@ -78,12 +83,13 @@ func (c *Compiler) Problems() []cluster.Problem {
 
 func (c *Compiler) envOf(snap cluster.Snapshot, node *proxier.Node) Env {
 	env := Env{
-		Family:            c.family,
-		NodeName:          node.Name,
-		NodeAddrs:         node.Local,
-		DetectsPods:       node.DetectsPods(),
-		MasqueradeAll:     c.options.MasqueradeAll,
-		IgnoreExternalIPs: c.options.IgnoreExternalIPs,
+		Family:        c.family,
+		NodeName:      node.Name,
+		NodeAddrs:     node.Local,
+		ServiceCIDRs:  snap.ServiceCIDRs,
+		DetectsPods:   node.DetectsPods(),
+		MasqueradeAll: c.options.MasqueradeAll,
+		ExternalIPs:   c.options.ExternalIPs,
 	}
 	if snap.Node != nil {
 		env.Zone = snap.Node.Zone

@@ -64,7 +64,7 @@ func (e *edit) merge(services []*cluster.Service) {
 	i := 0
 	for j, svc := range services {
 		for i < len(old) && old[i].Name.Compare(svc.Name) < 0 {
-			e.replaceClaims(groups[i].raw, nil)
+			e.remove(groups[i])
 			i++
 		}
 		e.c.groups[j] = &group{}
@@ -79,12 +79,19 @@ func (e *edit) merge(services []*cluster.Service) {
 		i++
 	}
 	for ; i < len(old); i++ {
-		e.replaceClaims(groups[i].raw, nil)
+		e.remove(groups[i])
 	}
+}
+
+// remove forgets what a group asked for.
+func (e *edit) remove(g *group) {
+	e.replaceClaims(g.raw, nil)
+	e.refuse(g, nil)
 }
 
 func (e *edit) recompile(i int, svc *cluster.Service) {
 	g := e.c.groups[i]
+	e.refuse(g, e.c.env.refused(svc))
 	raw := Service(svc, &e.c.env)
 	if keepPointers(raw, g.raw) {
 		return
@@ -92,6 +99,12 @@ func (e *edit) recompile(i int, svc *cluster.Service) {
 	e.replaceClaims(g.raw, raw)
 	g.raw = raw
 	e.dirty = append(e.dirty, i)
+}
+
+// refuse notes what of a group's external IPs is not honoured.
+func (e *edit) refuse(g *group, refused []cluster.Problem) {
+	e.c.refusing += min(len(refused), 1) - min(len(g.refused), 1)
+	g.refused = refused
 }
 
 // keepPointers puts the older pointer wherever the meaning is the same, and

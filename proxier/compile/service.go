@@ -10,22 +10,28 @@ import (
 
 // Env is everything besides a Service itself that its compilation depends on.
 type Env struct {
-	Family            proxier.Family
-	NodeName, Zone    string
-	NodeAddrs         []netip.Addr // this node's addresses of the family
-	DetectsPods       bool
-	MasqueradeAll     bool
-	IgnoreExternalIPs bool
+	Family         proxier.Family
+	NodeName, Zone string
+	NodeAddrs      []netip.Addr // this node's addresses of the family
+	ServiceCIDRs   []netip.Prefix
+	DetectsPods    bool
+	MasqueradeAll  bool
+	ExternalIPs    ExternalIPs
 }
 
 func (e *Env) equal(o *Env) bool {
 	return e.Family == o.Family && e.NodeName == o.NodeName && e.Zone == o.Zone &&
 		e.DetectsPods == o.DetectsPods && e.MasqueradeAll == o.MasqueradeAll &&
-		e.IgnoreExternalIPs == o.IgnoreExternalIPs && slices.Equal(e.NodeAddrs, o.NodeAddrs)
+		slices.Equal(e.ServiceCIDRs, o.ServiceCIDRs) && e.ExternalIPs.equal(o.ExternalIPs) &&
+		slices.Equal(e.NodeAddrs, o.NodeAddrs)
 }
 
 func (e *Env) holdsNode(p netip.Prefix) bool {
 	return slices.ContainsFunc(e.NodeAddrs, p.Contains)
+}
+
+func serviceObject(name cluster.Name) cluster.Object {
+	return cluster.Object{Kind: "Service", Name: name}
 }
 
 // Service compiles all ports of one Service for one family, sorted. A Service
