@@ -10,17 +10,19 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// api is an API server for lists and watches of three kinds, in JSON.
+// api is an API server for lists and watches of our four kinds, in JSON.
 type api struct {
 	*httptest.Server
 
@@ -34,10 +36,12 @@ type api struct {
 	opened   int // connections of watches
 
 	// What is wrong with it.
-	status   int  // answers everything with it
-	refusal  int  // answers requests to stream a list with it; 0: streams
-	silent   bool // watches say nothing more, and do not end
-	pageSize int  // of lists; 0: whole
+	status   int           // answers everything with it
+	refusal  int           // answers requests to stream a list with it; 0: streams
+	silent   bool          // watches say nothing more, and do not end
+	pageSize int           // of lists; 0: whole
+	old      bool          // has no ServiceCIDRs
+	gate     chan struct{} // holds up all but the first lists until it is closed; nil: nothing
 	cut      chan struct{}
 }
 
@@ -49,7 +53,7 @@ type change struct {
 
 func newAPI(t *testing.T) *api {
 	a := &api{version: 100, objects: map[string]map[string]runtime.Object{}, next: make(chan struct{}), cut: make(chan struct{})}
-	for _, resource := range []string{"services", "endpointslices", "nodes"} {
+	for _, resource := range []string{"services", "endpointslices", "nodes", "servicecidrs"} {
 		a.objects[resource] = map[string]runtime.Object{}
 	}
 	a.Server = httptest.NewServer(a)
@@ -72,6 +76,8 @@ func resourceOf(object runtime.Object) (resource, version, kind string) {
 		return "services", "v1", "Service"
 	case *discoveryv1.EndpointSlice:
 		return "endpointslices", "discovery.k8s.io/v1", "EndpointSlice"
+	case *networkingv1.ServiceCIDR:
+		return "servicecidrs", "networking.k8s.io/v1", "ServiceCIDR"
 	}
 	return "nodes", "v1", "Node"
 }
@@ -149,14 +155,22 @@ func (a *api) takenWhole(resource string) int {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q, resource := r.URL.Query(), path.Base(r.URL.Path)
 	q.Set("resource", resource)
+	if strings.Contains(r.URL.Path, "/namespaces/default/") {
+		q.Set("resource", "first "+resource)
+	}
 	a.mu.Lock()
 	a.requests = append(a.requests, q)
 	status, refusal := a.status, a.refusal
 	a.mu.Unlock()
+	if a.gate != nil && !strings.HasPrefix(q.Get("resource"), "first ") {
+		<-a.gate
+	}
 	version, _ := strconv.Atoi(q.Get("resourceVersion"))
 	switch {
 	case status != 0:
 		refuse(w, status, "made to fail")
+	case resource == "servicecidrs" && a.old:
+		refuse(w, http.StatusNotFound, "the server could not find the requested resource")
 	case q.Get("watch") != "true":
 		a.serveList(w, resource, q)
 	case q.Get("sendInitialEvents") == "true" && refusal != 0:
@@ -180,7 +194,7 @@ func refuse(w http.ResponseWriter, status int, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	reason := map[int]metav1.StatusReason{410: metav1.StatusReasonExpired, 422: metav1.StatusReasonInvalid,
-		403: metav1.StatusReasonForbidden, 500: metav1.StatusReasonInternalError}[status]
+		403: metav1.StatusReasonForbidden, 404: metav1.StatusReasonNotFound, 500: metav1.StatusReasonInternalError}[status]
 	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
 		Status: metav1.StatusFailure, Code: int32(status), Reason: reason, Message: message})
 }
@@ -197,12 +211,12 @@ func (a *api) serveList(w http.ResponseWriter, resource string, q url.Values) {
 	}
 	items := []runtime.Object{}
 	for _, name := range names[from:to] {
-		items = append(items, a.objects[resource][name])
+		if first := strings.HasPrefix(q.Get("resource"), "first "); !first || strings.HasPrefix(name, "kubernetes") {
+			items = append(items, a.objects[resource][name])
+		}
 	}
-	version, kind := "v1", map[string]string{"services": "ServiceList", "endpointslices": "EndpointSliceList", "nodes": "NodeList"}[resource]
-	if resource == "endpointslices" {
-		version = "discovery.k8s.io/v1"
-	}
+	_, version, kind := resourceOf(blank(resource))
+	kind += "List"
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kind, "apiVersion": version, "items": items,
 		"metadata": map[string]string{"resourceVersion": strconv.Itoa(a.version), "continue": rest}})
@@ -246,8 +260,15 @@ func (a *api) serveWatch(w http.ResponseWriter, r *http.Request, resource string
 	}
 }
 
+func blank(resource string) runtime.Object {
+	return map[string]runtime.Object{
+		"services": &corev1.Service{}, "endpointslices": &discoveryv1.EndpointSlice{},
+		"nodes": &corev1.Node{}, "servicecidrs": &networkingv1.ServiceCIDR{},
+	}[resource]
+}
+
 func (a *api) endOfList(resource string) json.RawMessage {
-	object := map[string]runtime.Object{"services": &corev1.Service{}, "endpointslices": &discoveryv1.EndpointSlice{}, "nodes": &corev1.Node{}}[resource]
+	object := blank(resource)
 	_, version, kind := resourceOf(object)
 	object.GetObjectKind().SetGroupVersionKind(gvk(version, kind))
 	about, _ := meta.Accessor(object)

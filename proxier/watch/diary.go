@@ -65,6 +65,16 @@ func (d *diary) waiting(waits []string) {
 	}
 }
 
+// without says once that a kind that is not needed is not there.
+func (d *diary) without(kind string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	reason := cause(err)
+	if d.times[kind+reason]++; d.times[kind+reason] == 1 {
+		d.log.Info("the API server does not give this kind of objects: going on without", "of", kind, "reason", reason)
+	}
+}
+
 // fine notes that a kind is followed.
 func (d *diary) fine(kind string) {
 	d.mu.Lock()

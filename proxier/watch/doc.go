@@ -2,8 +2,9 @@
 // to it.
 //
 //	          Services (no other proxy's, not headless) ─┐
-//	API ─────► EndpointSlices (not headless)            ─┼─ one object at a time ─► Store ─► changed
-//	          this Node                                 ─┘         │
+//	          EndpointSlices (not headless)             ─┤
+//	API ─────► this Node                                 ─┼─ one object at a time ─► Store ─► changed
+//	          ServiceCIDRs (if there are any)           ─┘         │
 //	                                                               └─ keys: what a new list no longer holds is deleted
 //
 // Each kind has a follower: it takes everything once and then the changes from
@@ -16,6 +17,9 @@
 //	nothing known ──all──► up to version n ──watch from n──► n+1, n+2, …
 //	      ▲                      ▲                               │
 //	      └── n is too old (410) └── anything else, after a pause ┘
+//
+// The Service default/kubernetes and its EndpointSlices are asked for by themselves,
+// so that a node that holds nothing yet can serve the API before all else.
 //
 // A watch that breaks is taken up where it ended. Only a server that says that it
 // no longer knows that version causes another full list: restarts of the API

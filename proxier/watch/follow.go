@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,8 @@ const (
 	// A watch lasts a random time between these, as client-go's do: a restarted
 	// API server does not get all its watches back in the same minute for ever.
 	minWatch, maxWatch = 300, 600 // seconds
+	// longPause is for what this server does not have or does not give us.
+	longPause = 10 * time.Minute
 	// brief is the time in which a watch that ends without a word has failed.
 	brief = time.Second
 )
@@ -45,6 +48,7 @@ type follower struct {
 }
 
 func (f *follower) run(ctx context.Context) {
+	f.takeFirst(ctx)
 	for ctx.Err() == nil {
 		f.heard = false
 		began := time.Now()
@@ -88,6 +92,10 @@ func (f *follower) judge(err error) time.Duration {
 		return 0
 	case f.version == "":
 		f.streams = f.source.streaming // whatever it was, it was not the stream
+	}
+	if f.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
+		f.source.log.without(f.name, err)
+		return longPause + rand.N(longPause)
 	}
 	f.source.log.failed(f.name, err, f.source.waits())
 	return f.pause()
@@ -180,13 +188,19 @@ func (s *stream) stands() {
 		return
 	}
 	s.counted = true
-	s.source.stands(1)
+	s.count(1)
 	s.source.log.fine(s.name)
 }
 
 func (s *stream) close() {
 	if s.counted {
-		s.source.stands(-1)
+		s.count(-1)
+	}
+}
+
+func (s *stream) count(by int) {
+	if !s.optional {
+		s.source.stands(by)
 	}
 }
 
@@ -246,14 +260,26 @@ func (f *follower) put(about metav1.Object, object runtime.Object, listing map[c
 		listing[name] = struct{}{}
 	}
 	if f.set(object) {
+		f.source.observe(Change{Kind: f.name, Trigger: triggerOf(about)})
 		f.source.touch()
 	}
+}
+
+// triggerOf is when the endpoints of a slice changed, by the clock of whoever
+// noticed it.
+func triggerOf(about metav1.Object) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, about.GetAnnotations()[corev1.EndpointsLastChangeTriggerTime])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 func (f *follower) drop(name cluster.Name) {
 	delete(f.keys, name)
 	delete(f.pending, name)
 	if f.delete(name) {
+		f.source.observe(Change{Kind: f.name})
 		f.source.touch()
 	}
 }
@@ -268,6 +294,30 @@ func (f *follower) complete(listed map[cluster.Name]struct{}) {
 	}
 	f.keys, f.listed = listed, true
 	f.source.delivered(f.name)
+}
+
+// takeFirst takes the objects that the rest of the cluster needs, while all others
+// are under way. One that was deleted since goes with the list of everything.
+func (f *follower) takeFirst(ctx context.Context) {
+	if f.first == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	list, err := f.first(ctx)
+	if err != nil {
+		return // it comes with everything else, which says what is wrong
+	}
+	err = meta.EachListItem(list, func(object runtime.Object) error {
+		about, err := meta.Accessor(object)
+		if err == nil {
+			f.put(about, object, nil)
+		}
+		return err
+	})
+	if err == nil && len(f.keys) > 0 {
+		f.source.deliveredFirst()
+	}
 }
 
 // takeAll takes everything in pages. Once something is known it asks for what is

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -19,10 +20,13 @@ import (
 type kind struct {
 	name           string
 	labels, fields string // selectors, so that the server keeps the rest to itself
-	list           func(context.Context, metav1.ListOptions) (runtime.Object, error)
-	watch          func(context.Context, metav1.ListOptions) (watch.Interface, error)
-	set            func(runtime.Object) (changed bool)
-	delete         func(cluster.Name) (changed bool)
+	optional       bool   // nothing waits for it
+	// first lists those that everything else in the cluster needs; nil: none are.
+	first  func(context.Context) (runtime.Object, error)
+	list   func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch  func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	set    func(runtime.Object) (changed bool)
+	delete func(cluster.Name) (changed bool)
 }
 
 // Selectors, which are upstream's: a Service of another proxy, a headless one and
@@ -34,13 +38,20 @@ const (
 )
 
 func kinds(client kubernetes.Interface, store *cluster.Store) []kind {
-	return []kind{services(client, store), endpointSlices(client, store), node(client, store)}
+	return []kind{services(client, store), endpointSlices(client, store), node(client, store), serviceCIDRs(client, store)}
 }
+
+// The Service of the API server itself: what runs in pods finds the API through it.
+const firstNamespace, firstService = metav1.NamespaceDefault, "kubernetes"
 
 func services(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.CoreV1().Services(metav1.NamespaceAll)
 	return kind{
 		name: "Services", labels: notAnotherProxys, fields: hasClusterIP,
+		first: func(ctx context.Context) (runtime.Object, error) {
+			byName := fields.OneTermEqualSelector(metav1.ObjectNameField, firstService).String()
+			return client.CoreV1().Services(firstNamespace).List(ctx, metav1.ListOptions{FieldSelector: byName, ResourceVersion: "0"})
+		},
 		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch: api.Watch,
 		set: func(object runtime.Object) bool {
@@ -55,6 +66,10 @@ func endpointSlices(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	return kind{
 		name: "EndpointSlices", labels: notHeadless,
+		first: func(ctx context.Context) (runtime.Object, error) {
+			ofService := discoveryv1.LabelServiceName + "=" + firstService
+			return client.DiscoveryV1().EndpointSlices(firstNamespace).List(ctx, metav1.ListOptions{LabelSelector: ofService, ResourceVersion: "0"})
+		},
 		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch: api.Watch,
 		set: func(object runtime.Object) bool {
@@ -77,5 +92,20 @@ func node(client kubernetes.Interface, store *cluster.Store) kind {
 			return store.SetNode(node)
 		},
 		delete: func(name cluster.Name) bool { return name.Name == store.NodeName() && store.DeleteNode() },
+	}
+}
+
+// serviceCIDRs are there from Kubernetes 1.33 on.
+func serviceCIDRs(client kubernetes.Interface, store *cluster.Store) kind {
+	api := client.NetworkingV1().ServiceCIDRs()
+	return kind{
+		name: "ServiceCIDRs", optional: true,
+		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
+		watch: api.Watch,
+		set: func(object runtime.Object) bool {
+			cidr, _ := object.(*networkingv1.ServiceCIDR) // nil is ignored
+			return store.SetServiceCIDR(cidr)
+		},
+		delete: func(name cluster.Name) bool { return store.DeleteServiceCIDR(name.Name) },
 	}
 }

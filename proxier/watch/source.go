@@ -21,6 +21,21 @@ type Options struct {
 	// Retry is the pause after a failure. It doubles with each further one, up to
 	// 40 times as much, and a random part of up to the same is added. Default: 800 ms.
 	Retry time.Duration
+	// Observe is told of each change of the Store; nil: nobody is. Called from
+	// several goroutines.
+	Observe func(Change)
+	// Early is called at most once, when the Service default/kubernetes and its
+	// EndpointSlices are in the Store and not everything else is; nil: nobody is.
+	Early func()
+}
+
+// Change is one change of the Store.
+type Change struct {
+	Kind string // "Services", "EndpointSlices", "Node" or "ServiceCIDRs"
+	// Trigger is when the pods of an EndpointSlice changed so that it did, as its
+	// annotation endpoints.kubernetes.io/last-change-trigger-time tells; zero: not
+	// known, or the slice was deleted.
+	Trigger time.Time
 }
 
 const (
@@ -40,8 +55,9 @@ type Source struct {
 
 	mu      sync.Mutex
 	proved  time.Time       // when a list, an event or a bookmark came last
-	open    int             // watches that stand, with their first list taken
-	missing map[string]bool // kinds of which no list has come yet
+	open    int             // watches that stand, with their first list taken; of those that are not optional
+	missing map[string]bool // kinds of which no list has come yet; likewise
+	early   int             // kinds of which the first objects are not there yet
 }
 
 // New returns a Source for a Store. The Node that it watches is the Store's.
@@ -64,7 +80,12 @@ func New(client kubernetes.Interface, store *cluster.Store, o Options) *Source {
 		s.pulse, s.streaming = c.pulse, true
 	}
 	for _, k := range s.kinds {
-		s.missing[k.name] = true
+		if !k.optional {
+			s.missing[k.name] = true
+		}
+		if k.first != nil {
+			s.early++
+		}
 	}
 	return s
 }
@@ -121,7 +142,7 @@ func (s *Source) Age() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := s.proved
-	if s.pulse != nil && s.open == len(s.kinds) {
+	if s.pulse != nil && s.open == s.required() {
 		if heard := s.pulse.last(); heard.After(last) {
 			last = heard
 		}
@@ -145,6 +166,16 @@ func (s *Source) waits() []string {
 	return names
 }
 
+// required counts the kinds without which there is nothing.
+func (s *Source) required() (n int) {
+	for _, k := range s.kinds {
+		if !k.optional {
+			n++
+		}
+	}
+	return n
+}
+
 // alive notes a proof of life.
 func (s *Source) alive() {
 	s.mu.Lock()
@@ -165,6 +196,23 @@ func (s *Source) delivered(kind string) {
 	delete(s.missing, kind)
 	s.mu.Unlock()
 	s.touch()
+}
+
+// deliveredFirst notes that the first objects of a kind are in the Store.
+func (s *Source) deliveredFirst() {
+	s.mu.Lock()
+	s.early--
+	call := s.early == 0 && len(s.missing) > 0 && s.options.Early != nil
+	s.mu.Unlock()
+	if call {
+		s.options.Early()
+	}
+}
+
+func (s *Source) observe(c Change) {
+	if s.options.Observe != nil {
+		s.options.Observe(c)
+	}
 }
 
 // touch has Run call changed.
