@@ -43,7 +43,7 @@ func TestWithTheEngine(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- e.Run(ctx) }()
 
-		m.Changes(2, 2)
+		countChanges(m, 2, 2)
 		e.Changed()
 		time.Sleep(1500 * time.Millisecond) // failed at 1 s, next attempt at 2 s
 		expect(t, m, "switchyard_services_differing", "ip_family=IPv4 1")

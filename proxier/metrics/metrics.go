@@ -63,7 +63,9 @@ type changes struct{ services, slices int }
 
 // family is what is remembered of one family, guarded by Metrics.mu.
 type family struct {
-	looked, applied changes // Metrics.changes at the last look, and at that of the last apply
+	looked, applied changes     // Metrics.changes at the last look, and at that of the last apply
+	triggers        []time.Time // of slices that are not in the kernel yet, as they came
+	seen            int         // how many of them the last look saw
 	state           *proxier.State
 	noLocal         noLocal
 	total           map[string]int
@@ -71,7 +73,7 @@ type family struct {
 }
 
 // New returns Metrics that saw nothing yet. Its time is taken as the start of the
-// process: see Programmed.
+// process: see SliceChanged.
 func New(o Options) *Metrics {
 	if len(o.Families) == 0 {
 		o.Families = []proxier.Family{proxier.IPv4, proxier.IPv6}

@@ -33,7 +33,8 @@ func full(mode string) Options {
 
 // everything makes each metric have a sample.
 func everything(m *Metrics) {
-	m.Changes(1, 1)
+	m.ServiceChanged()
+	m.SliceChanged(time.Now())
 	m.Look(proxier.IPv4)
 	m.Queued(time.Now())
 	m.Failed(proxier.IPv4, errors.New("no"))
@@ -46,7 +47,6 @@ func everything(m *Metrics) {
 	report.Full = false
 	m.Applied(proxier.IPv4, nil, &proxier.State{Family: proxier.IPv4}, report)
 	m.Failed(proxier.IPv4, errors.New("no"))
-	m.Programmed(proxier.IPv4, []time.Time{time.Now()})
 	m.ConntrackPass(conntrack.Pass{Family: proxier.IPv4, Deleted: 2, Duration: time.Second})
 	m.Probe("/healthz", 200)
 	m.Probe("/livez", 503)
@@ -246,12 +246,15 @@ func TestRestartInAQuietCluster(t *testing.T) {
 		m := New(Options{Mode: "iptables", Families: []proxier.Family{proxier.IPv4}})
 		time.Sleep(3 * time.Second)
 		queued := time.Now()
-		m.Changes(2, 3)
+		m.ServiceChanged()
+		m.ServiceChanged()
+		for _, trigger := range before {
+			m.SliceChanged(trigger)
+		}
 		m.Queued(queued)
 		m.Look(proxier.IPv4)
 		time.Sleep(250 * time.Millisecond)
 		m.Applied(proxier.IPv4, nil, &proxier.State{}, proxier.Report{Full: true, Took: 250 * time.Millisecond})
-		m.Programmed(proxier.IPv4, before)
 
 		expect(t, m, "kubeproxy_network_programming_duration_seconds")
 		expect(t, m, "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "ip_family=IPv4 "+number(unix(queued)))
@@ -269,13 +272,25 @@ func TestProgrammingLatency(t *testing.T) {
 		m := New(Options{Mode: "userspace"})
 		start := time.Now()
 		time.Sleep(10 * time.Second)
-		m.Programmed(proxier.IPv6, []time.Time{
+		for _, trigger := range []time.Time{
 			start,                      // 10 s
 			start.Add(8 * time.Second), // 2 s
 			start.Add(-time.Nanosecond),
 			start.Add(time.Minute), // a clock that is ahead: 0
-		})
+			{},
+		} {
+			m.SliceChanged(trigger)
+		}
+		m.Look(proxier.IPv6)
+		m.SliceChanged(start) // too late for this sync
+		m.Failed(proxier.IPv6, errors.New("no"))
+		m.Applied(proxier.IPv6, nil, &proxier.State{}, proxier.Report{})
 		expect(t, m, "kubeproxy_network_programming_duration_seconds", "ip_family=IPv6 3 12")
+		m.Applied(proxier.IPv6, nil, &proxier.State{}, proxier.Report{}) // without a look: nothing new
+		expect(t, m, "kubeproxy_network_programming_duration_seconds", "ip_family=IPv6 3 12")
+		m.Look(proxier.IPv6)
+		m.Applied(proxier.IPv6, nil, &proxier.State{}, proxier.Report{})
+		expect(t, m, "kubeproxy_network_programming_duration_seconds", "ip_family=IPv6 4 22")
 	})
 }
 
@@ -295,4 +310,13 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	all.Wait()
 	expect(t, m, "kubeproxy_sync_proxy_rules_duration_seconds", "ip_family=IPv4 160 40")
+}
+
+func countChanges(m *Metrics, services, slices int) {
+	for range services {
+		m.ServiceChanged()
+	}
+	for range slices {
+		m.SliceChanged(time.Time{})
+	}
 }

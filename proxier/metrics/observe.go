@@ -2,23 +2,45 @@ package metrics
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"switchyard/proxier"
 	"switchyard/proxier/conntrack"
 )
 
-// Changes counts changes of Services and of EndpointSlices that the source has
-// put into the store. Each is counted once, whatever the number of families.
-// Call it once they are there, and before engine.Engine.Changed.
-func (m *Metrics) Changes(services, slices int) {
+// ServiceChanged counts a change of a Service, and SliceChanged one of an
+// EndpointSlice, that the source has put into the store. Each is counted once,
+// whatever the number of families. Call them once the change is there, and before
+// engine.Engine.Changed.
+func (m *Metrics) ServiceChanged() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.changes.services += services
-	m.changes.slices += slices
-	m.serviceChanges.Add(float64(services))
-	m.sliceChanges.Add(float64(slices))
+	m.changes.services++
+	m.serviceChanges.Inc()
 }
+
+// SliceChanged see ServiceChanged. Trigger is when the pods behind it changed: the
+// annotation endpoints.kubernetes.io/last-change-trigger-time; zero: not known, or
+// the slice is deleted. What changed before the start of this process has no
+// latency of its own: how long the process did not run is not one.
+func (m *Metrics) SliceChanged(trigger time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changes.slices++
+	m.sliceChanges.Inc()
+	if trigger.Before(m.start) {
+		return
+	}
+	for _, family := range m.families {
+		if len(family.triggers) < maxTriggers {
+			family.triggers = append(family.triggers, trigger)
+		}
+	}
+}
+
+// maxTriggers bounds what is remembered while nothing can be applied.
+const maxTriggers = 1 << 16
 
 // Look tells that a family takes a snapshot of the cluster now: its next Applied
 // tells that all changes counted so far are in the kernel. Call it first thing in
@@ -29,7 +51,7 @@ func (m *Metrics) Look(f proxier.Family) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if family := m.family(f); family != nil {
-		family.looked = m.changes
+		family.looked, family.seen = m.changes, len(family.triggers)
 	}
 }
 
@@ -74,6 +96,7 @@ func (m *Metrics) Applied(f proxier.Family, _, next *proxier.State, report proxi
 		m.repairs.WithLabelValues(name).Inc()
 	}
 	m.rules(f, report)
+	m.programmed(f)
 	m.remember(f, next, report.Total)
 }
 
@@ -131,20 +154,21 @@ func (m *Metrics) Failed(f proxier.Family, _ error) {
 	m.refused(f, 1, partial)
 }
 
-// Programmed tells that changes are in the kernel, in an Apply that just
-// succeeded, which were made at these times: the annotation
-// endpoints.kubernetes.io/last-change-trigger-time of the EndpointSlices that are
-// new or changed since the Apply before, each passed once; none of a deleted
-// slice. Changes from before the start of this process are left out: how long it
-// did not run is no latency of its own. A time in the future, of a clock that is
-// ahead, counts as 0.
-func (m *Metrics) Programmed(f proxier.Family, triggers []time.Time) {
-	now := time.Now()
-	for _, at := range triggers {
-		if !at.Before(m.start) {
-			m.programming.WithLabelValues(f.String()).Observe(max(0, now.Sub(at).Seconds()))
-		}
+// programmed observes how long the changes took that are in the kernel now. The
+// time of a clock that is ahead of ours counts as 0.
+func (m *Metrics) programmed(f proxier.Family) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	family := m.family(f)
+	if family == nil {
+		return
 	}
+	now := time.Now()
+	for _, at := range family.triggers[:family.seen] {
+		m.programming.WithLabelValues(f.String()).Observe(max(0, now.Sub(at).Seconds()))
+	}
+	family.triggers = slices.Delete(family.triggers, 0, family.seen)
+	family.seen = 0
 }
 
 // ConntrackPass counts a pass over the connection table, also one that failed:

@@ -80,7 +80,7 @@ func TestPendingChanges(t *testing.T) {
 		return func() { m.Applied(f, nil, &proxier.State{Family: f}, proxier.Report{}) }
 	}
 	look := func(f proxier.Family) func() { return func() { m.Look(f) } }
-	changes := func(services, slices int) func() { return func() { m.Changes(services, slices) } }
+	changes := func(services, slices int) func() { return func() { countChanges(m, services, slices) } }
 	for _, step := range []struct {
 		name             string
 		do               func()
