@@ -4,7 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 
 	"switchyard/cmd/backends"
 	"switchyard/proxier"
@@ -28,21 +31,25 @@ type stage struct {
 // options turns a scenario's flags into what the program makes of them.
 func options(t testing.TB, f proxiertest.Flags) config.Options {
 	t.Helper()
-	flags := config.Flags{
-		HostnameOverride:       proxiertest.NodeName,
-		DetectLocalMode:        f.DetectLocalMode,
-		PodBridgeInterface:     f.PodBridgeInterface,
-		PodInterfaceNamePrefix: f.PodInterfaceNamePrefix,
-		NodePortAddresses:      f.NodePortAddresses,
-		LocalhostNodePorts:     f.LocalhostNodePorts,
-		MasqueradeAll:          f.MasqueradeAll,
-		MasqueradeBit:          f.MasqueradeBit,
+	var cidrs []string
+	for _, p := range f.ClusterCIDRs {
+		cidrs = append(cidrs, p.String())
 	}
-	for i, p := range f.ClusterCIDRs {
-		if i > 0 {
-			flags.ClusterCIDR += ","
-		}
-		flags.ClusterCIDR += p.String()
+	var flags config.Flags
+	fs := pflag.NewFlagSet("scenario", pflag.ContinueOnError)
+	flags.BindRender(fs)
+	if err := fs.Parse([]string{
+		"--hostname-override=" + proxiertest.NodeName,
+		"--detect-local-mode=" + f.DetectLocalMode,
+		"--pod-bridge-interface=" + f.PodBridgeInterface,
+		"--pod-interface-name-prefix=" + f.PodInterfaceNamePrefix,
+		"--nodeport-addresses=" + strings.Join(f.NodePortAddresses, ","),
+		"--cluster-cidr=" + strings.Join(cidrs, ","),
+		fmt.Sprintf("--iptables-localhost-nodeports=%t", f.LocalhostNodePorts),
+		fmt.Sprintf("--masquerade-all=%t", f.MasqueradeAll),
+		fmt.Sprintf("--iptables-masquerade-bit=%d", f.MasqueradeBit),
+	}); err != nil {
+		t.Fatalf("flags: %v", err)
 	}
 	o, err := flags.Options(backends.Names())
 	if err != nil {

@@ -37,9 +37,18 @@ func run(args []string, out io.Writer) error {
 	if err := parse(fs, args, out); err != nil {
 		return err
 	}
+	switch flags.Verb() {
+	case "cleanup":
+		return cleanup(nil, out)
+	case "version":
+		return printVersion(nil, out)
+	}
 	o, err := flags.Options(backends.Names())
 	if err != nil {
 		return err
+	}
+	if o.WriteTo != "" {
+		return config.Write(o.WriteTo, o.Effective)
 	}
 	if o.Manifest == "" {
 		return errors.New("run: --manifest: must name a file or a directory with Services, EndpointSlices and the Node")
@@ -47,8 +56,8 @@ func run(args []string, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := logger(o)
-	for _, name := range config.Idle(fs) {
-		log.Warn("this flag is accepted and has no effect yet", "flag", name)
+	for _, warning := range o.Warnings {
+		log.Warn(warning)
 	}
 	p, err := newProxy(ctx, o, log)
 	if err != nil {

@@ -2,11 +2,11 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
+	"reflect"
 	"time"
+
+	kubeproxy "k8s.io/kube-proxy/config/v1alpha1"
 
 	"switchyard/proxier"
 	"switchyard/proxier/compile"
@@ -15,159 +15,94 @@ import (
 
 // Options is everything that was configured, parsed and checked.
 type Options struct {
-	Manifest  string
-	Mode      string // a backend's name
-	Node      node.Options
-	Compile   compile.Options
-	Backend   proxier.Settings
+	Manifest string // a file or directory; "": the API server is the source
+	Client   ClientConnection
+
+	Mode    string // a backend's name
+	Node    node.Options
+	Compile compile.Options
+	Backend proxier.Settings
+	// Sync is the mode's syncPeriod, more than 0. Min is its minSyncPeriod, 0 to
+	// Sync; 0: every change at once.
 	Sync, Min time.Duration
-	Healthz   netip.AddrPort // invalid: no server
-	Metrics   netip.AddrPort // likewise
+	// ConfigSync is configSyncPeriod, more than 0.
+	ConfigSync time.Duration
+
+	Healthz  netip.AddrPort // invalid: no server
+	Metrics  netip.AddrPort // likewise
+	HardFail bool           // a server that cannot listen ends the process
+	// Profiling: the metrics server answers /debug/pprof.
 	Profiling bool
+	// HiddenMetrics: those that were hidden in the last minor version are shown.
+	HiddenMetrics bool
+
+	Conntrack   Conntrack
+	OOMScoreAdj int // -1000..1000
+
 	Verbosity int
 	JSONLogs  bool
+
+	// Init: do what needs full root, and end.
+	Init bool
+	// WriteTo: write Effective to this file (Write), and end; "": do not.
+	WriteTo string
+	// Effective is the configuration that all of this was made from: the file, the
+	// flags over it, and defaults. It is not to be changed.
+	Effective *kubeproxy.KubeProxyConfiguration
+	// Warnings are lines for the log.
+	Warnings []string
 }
 
-// The ports of upstream's servers, where an address has none.
-const (
-	healthzPort = 10256
-	metricsPort = 10249
-)
+// ClientConnection is how to reach the API server. With Kubeconfig and Master empty
+// it is the one of the cluster that the process is a pod of.
+type ClientConnection struct {
+	Kubeconfig string  // a file's path
+	Master     string  // an address, in place of the kubeconfig's
+	QPS        float32 // requests a second; not 0; negative: no limit
+	Burst      int     // more than 0
+	// ContentType and AcceptContentTypes are MIME types. The second may be empty: the
+	// client's default.
+	ContentType, AcceptContentTypes string
+}
 
-// Options parses and checks the flags. The error joins one line for each flag
-// that is wrong; modes are the names of the backends.
+// Conntrack are the sysctls of connection tracking; what is nil is left alone.
+type Conntrack struct {
+	// MaxPerCore is for each CPU; nil: nf_conntrack_max is left alone, whatever Min.
+	MaxPerCore *int
+	// Min is the least nf_conntrack_max, 0 or more.
+	Min                                        int
+	TCPEstablishedTimeout, TCPCloseWaitTimeout *time.Duration // more than 0
+	UDPTimeout, UDPStreamTimeout               *time.Duration // more than 0
+	// TCPBeLiberal: set nf_conntrack_tcp_be_liberal; false: leave it alone.
+	TCPBeLiberal bool
+}
+
+// Options reads the file, if there is one, and checks everything. modes are the
+// names of the backends. The error joins one line for each flag or field that is
+// wrong; there are no Options then.
 func (f *Flags) Options(modes []string) (Options, error) {
-	var c checker
-	o := Options{
-		Manifest: f.Manifest,
-		Mode:     strings.ToLower(f.ProxyMode),
-		Node: node.Options{
-			Name:               c.nodeName(f.HostnameOverride),
-			Detect:             c.detect(f),
-			NodePorts:          c.selection(f.NodePortAddresses),
-			LocalhostNodePorts: f.LocalhostNodePorts,
-			BindAddress:        c.address("--bind-address", f.BindAddress),
-		},
-		Compile:   compile.Options{MasqueradeAll: f.MasqueradeAll},
-		Backend:   proxier.Settings{MasqueradeBit: f.MasqueradeBit},
-		Sync:      f.SyncPeriod,
-		Min:       f.MinSyncPeriod,
-		Profiling: f.Profiling,
-		Verbosity: f.Verbosity,
-		JSONLogs:  f.LoggingFormat == "json",
+	file, err := f.base()
+	if err != nil {
+		return Options{}, err
 	}
-	if f.HealthzBindAddress != "" {
-		o.Healthz = c.addressPort("--healthz-bind-address", f.HealthzBindAddress, healthzPort)
-	}
-	if f.MetricsBindAddress != "" {
-		o.Metrics = c.addressPort("--metrics-bind-address", f.MetricsBindAddress, metricsPort)
-	}
-	if o.Mode == "" {
-		o.Mode = "iptables"
-	}
-	c.check(slices.Contains(modes, o.Mode), "--proxy-mode: %q: must be one of %s", f.ProxyMode, strings.Join(modes, ", "))
-	c.check(f.MasqueradeBit >= 0 && f.MasqueradeBit <= 31,
-		"--iptables-masquerade-bit: %d: must be within 0 and 31", f.MasqueradeBit)
-	c.check(f.SyncPeriod > 0 || f.renders(), "--iptables-sync-period: %s: must be longer than 0", f.SyncPeriod)
-	c.check(f.MinSyncPeriod >= 0, "--iptables-min-sync-period: %s: must not be negative", f.MinSyncPeriod)
-	c.check(f.MinSyncPeriod <= f.SyncPeriod || f.renders(),
-		"--iptables-min-sync-period: %s: must not be longer than --iptables-sync-period, %s", f.MinSyncPeriod, f.SyncPeriod)
-	c.check(slices.Contains([]string{"", "text", "json"}, f.LoggingFormat),
-		"--logging-format: %q: must be text or json", f.LoggingFormat)
-	return o, errors.Join(c.errs...)
+	return f.options(file, modes)
 }
 
-// renders tells that only the flags of BindRender were declared.
-func (f *Flags) renders() bool { return !f.runs }
-
-// checker collects what is wrong.
-type checker struct{ errs []error }
-
-func (c *checker) check(ok bool, format string, args ...any) {
-	if !ok {
-		c.errs = append(c.errs, fmt.Errorf(format, args...))
+func (f *Flags) options(file *file, modes []string) (Options, error) {
+	effective := f.over(file)
+	c := checker{flags: f, file: file, c: &effective}
+	o := c.options(modes)
+	if err := errors.Join(c.errs...); err != nil {
+		return Options{}, err
 	}
+	o.Effective = &effective
+	o.Warnings = f.warnings(file, &effective)
+	return o, nil
 }
 
-func (c *checker) nodeName(override string) string {
-	if override != "" {
-		name := strings.ToLower(strings.TrimSpace(override))
-		c.check(name != "", "--hostname-override: %q: must not be blank", override)
-		return name
-	}
-	name, err := node.DefaultName()
-	c.check(err == nil, "--hostname-override: not given, and the host name is unknown: %v", err)
-	return name
-}
-
-func (c *checker) detect(f *Flags) node.Detect {
-	d := node.Detect{
-		Mode:         node.Mode(f.DetectLocalMode),
-		ClusterCIDRs: c.clusterCIDRs(f.ClusterCIDR),
-		Bridge:       f.PodBridgeInterface,
-		Prefix:       f.PodInterfaceNamePrefix,
-	}
-	switch d.Mode {
-	case "", node.ClusterCIDR, node.NodeCIDR:
-	case node.BridgeInterface:
-		c.check(d.Bridge != "", "--detect-local-mode=BridgeInterface: needs --pod-bridge-interface")
-	case node.InterfaceNamePrefix:
-		c.check(d.Prefix != "", "--detect-local-mode=InterfaceNamePrefix: needs --pod-interface-name-prefix")
-	default:
-		c.check(false, "--detect-local-mode: %q: must be ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix", d.Mode)
-	}
-	c.interfaceName("--pod-bridge-interface", d.Bridge, 15)
-	c.interfaceName("--pod-interface-name-prefix", d.Prefix, 14)
-	return d
-}
-
-// interfaceName checks a name against the kernel's rules (IFNAMSIZ, 16 bytes with
-// the final zero) and what would mean something else in a rule.
-func (c *checker) interfaceName(flag, name string, longest int) {
-	c.check(len(name) <= longest, "%s: %q: must not be longer than %d bytes", flag, name, longest)
-	c.check(!strings.ContainsAny(name, " \t\n/+!\"'\\"), "%s: %q: has a character that no interface name has", flag, name)
-}
-
-func (c *checker) clusterCIDRs(list string) []netip.Prefix {
-	var out []netip.Prefix
-	seen := map[proxier.Family]bool{}
-	for _, text := range strings.Split(list, ",") {
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			c.check(false, "--cluster-cidr: %q: not an address range like 10.244.0.0/16", text)
-			continue
-		}
-		family := proxier.FamilyOf(p.Addr())
-		c.check(!seen[family], "--cluster-cidr: %q: one range for each family at most", text)
-		seen[family] = true
-		out = append(out, p.Masked())
-	}
-	return out
-}
-
-func (c *checker) selection(entries []string) node.Selection {
-	sel, err := node.ParseSelection(entries)
-	c.check(err == nil, "--nodeport-addresses: %v", err)
-	return sel
-}
-
-func (c *checker) address(flag, text string) netip.Addr {
-	if text == "" {
-		return netip.Addr{}
-	}
-	a, err := netip.ParseAddr(text)
-	c.check(err == nil, "%s: %q: not an IP address", flag, text)
-	return a
-}
-
-func (c *checker) addressPort(flag, text string, port uint16) netip.AddrPort {
-	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
-		return netip.AddrPortFrom(a, port)
-	}
-	ap, err := netip.ParseAddrPort(text)
-	c.check(err == nil && ap.Port() != 0, "%s: %q: not an IP address or IP:port, port 1 to 65535", flag, text)
-	return ap
+// SameEffect reports whether two Options ask for the same, whatever the words were.
+func (o Options) SameEffect(p Options) bool {
+	o.Effective, p.Effective = nil, nil
+	o.Warnings, p.Warnings = nil, nil
+	return reflect.DeepEqual(o, p)
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -30,7 +31,9 @@ const (
 	// they are waited for, so that they are one change.
 	settle = 100 * time.Millisecond
 
-	localnet = "net.ipv4.conf.all.route_localnet"
+	localnet         = "net.ipv4.conf.all.route_localnet"
+	conntrackLiberal = "net.netfilter.nf_conntrack_tcp_be_liberal"
+	oomScore         = "/proc/self/oom_score_adj"
 )
 
 // Addresses returns every address of the machine, both families, loopback
@@ -168,14 +171,34 @@ func Sysctl(name string) (string, error) {
 // /proc/sys can be prepared from outside. The error names the sysctl and what to
 // do.
 func SetSysctl(name, value string) (bool, error) {
-	old, err := Sysctl(name)
-	if err != nil || old == value {
+	return setting{name: name, value: value}.apply()
+}
+
+func (s setting) apply() (changed bool, err error) {
+	old, err := Sysctl(s.name)
+	if err != nil || s.enough(old) {
 		return false, err
 	}
-	if err := writeSysctl(name, value); err != nil {
-		return false, fmt.Errorf("set sysctl %s from %s to %s: %s: %w", name, old, value, remedy(err), err)
+	if err := writeSysctl(s.name, s.value); err != nil {
+		return false, fmt.Errorf("set sysctl %s from %s to %s: %s: %w", s.name, old, s.value, remedy(err), err)
 	}
 	return true, nil
+}
+
+// Tune sets what a Tuning asks for and says what it changed, a text each, and what
+// it could not, an error each. Nothing that has its value already is written, so
+// that a node with a read-only /proc/sys can be prepared from outside, and one
+// thing that cannot be set does not stop the others.
+func Tune(t Tuning) (changed []string, errs []error) {
+	for _, s := range t.settings(runtime.NumCPU()) {
+		switch wrote, err := s.apply(); {
+		case err != nil:
+			errs = append(errs, err)
+		case wrote:
+			changed = append(changed, s.name+"="+s.value)
+		}
+	}
+	return changed, errs
 }
 
 func writeSysctl(name, value string) error {
@@ -191,7 +214,12 @@ func writeSysctl(name, value string) error {
 	return errors.Join(err, f.Close())
 }
 
+// sysctlPath is where a sysctl stands. A few settings that are none have their
+// whole path for a name.
 func sysctlPath(name string) (string, error) {
+	if name == oomScore || name == conntrackHashsize {
+		return name, nil
+	}
 	path := name
 	if !strings.Contains(name, "/") {
 		path = strings.ReplaceAll(name, ".", "/")
@@ -220,9 +248,19 @@ func remedy(err error) string {
 // window as valid (nf_conntrack_tcp_be_liberal), so that nothing is INVALID for
 // that reason. False if conntrack is not loaded.
 func ConntrackLiberal() bool {
-	value, err := Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal")
+	value, err := Sysctl(conntrackLiberal)
 	return err == nil && value != "0"
 }
+
+// RouteLocalnet reports whether the kernel routes packets between loopback
+// addresses and other machines on all interfaces.
+func RouteLocalnet() (bool, error) {
+	value, err := Sysctl(localnet)
+	return value != "" && value != "0", err
+}
+
+// DisableRouteLocalnet undoes EnableRouteLocalnet.
+func DisableRouteLocalnet() (changed bool, err error) { return SetSysctl(localnet, "0") }
 
 // EnableRouteLocalnet lets NodePorts answer on 127.0.0.0/8: it makes the kernel
 // route packets between loopback addresses and other machines
