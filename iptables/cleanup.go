@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
@@ -18,7 +16,7 @@ func cleanup(ctx context.Context) (removed []string, err error) {
 	var errs []error
 	for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
 		for _, flavour := range []ruleset.Flavour{ruleset.NFT, ruleset.Legacy} {
-			if flavour == ruleset.Legacy && !hasLegacyTables(family) {
+			if flavour == ruleset.Legacy && !ruleset.LegacyTables(family, "nat", "filter") {
 				continue
 			}
 			tool, err := ruleset.Find(ctx, family, flavour)
@@ -35,22 +33,6 @@ func cleanup(ctx context.Context) (removed []string, err error) {
 		}
 	}
 	return removed, errors.Join(errs...)
-}
-
-// hasLegacyTables reports whether the kernel has made a legacy table that may hold
-// rules of ours. To look into one that it has not made would make it.
-func hasLegacyTables(family proxier.Family) bool {
-	name := "ip_tables_names"
-	if family == proxier.IPv6 {
-		name = "ip6_tables_names"
-	}
-	// Not /proc/net, which is the namespace of the process's first thread.
-	text, err := os.ReadFile("/proc/thread-self/net/" + name)
-	if err != nil {
-		return false // the kernel has no legacy tables at all
-	}
-	tables := strings.Fields(string(text))
-	return slices.Contains(tables, "nat") || slices.Contains(tables, "filter")
 }
 
 func cleanupWith(ctx context.Context, tool *ruleset.Tool) (int, error) {
@@ -122,5 +104,6 @@ func cleanupFirewall(ctx context.Context, tool *ruleset.Tool, base []baseRule) e
 			return err
 		}
 	}
-	return tool.DeleteChain("filter", kubeFirewallChain)
+	_, err = tool.DeleteChain("filter", kubeFirewallChain)
+	return err
 }

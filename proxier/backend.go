@@ -36,6 +36,12 @@ type Resyncer interface {
 	Forget()
 }
 
+// Starter is a Backend that can tell cheaply that the kernel holds nothing of its
+// kind yet, as on a node that has just booted.
+type Starter interface {
+	Empty(ctx context.Context) (bool, error)
+}
+
 // Report is what one Apply did.
 type Report struct {
 	// Full: the kernel's content was read back first.

@@ -30,6 +30,14 @@ func cleanup(args []string, out io.Writer) error {
 			errs = append(errs, fmt.Errorf("%s: %w", d.Name, err))
 		}
 	}
+	removed, err := closeLocalhost(context.Background())
+	for _, what := range removed {
+		fmt.Fprintf(out, "put back %s\n", what)
+		nothing = false
+	}
+	if err != nil {
+		errs = append(errs, err)
+	}
 	if nothing && len(errs) == 0 {
 		fmt.Fprintln(out, "nothing of ours was there")
 	}

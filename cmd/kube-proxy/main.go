@@ -52,15 +52,8 @@ func dispatch(args []string, out io.Writer) error {
 		}
 		return fmt.Errorf("%q is no verb; there are run, render, cleanup and version, and `kube-proxy help`", args[0])
 	}
-	for _, arg := range args {
-		switch arg {
-		case "--cleanup", "--cleanup=true":
-			return cleanup(nil, out)
-		case "--version", "--version=true":
-			return printVersion(nil, out)
-		case "-h", "--help":
-			return usage(out)
-		}
+	if len(args) == 1 && (args[0] == "-h" || args[0] == "--help") {
+		return usage(out)
 	}
 	return run(args, out)
 }

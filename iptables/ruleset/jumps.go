@@ -102,24 +102,25 @@ func (t *Tool) EnsureChain(table, chain string) error {
 	return nil
 }
 
-// DeleteChain empties and deletes the chain if it exists, in one transaction. It
-// fails, and changes nothing, while another rule jumps to the chain.
-func (t *Tool) DeleteChain(table, chain string) error {
+// DeleteChain empties and deletes the chain if it exists, in one transaction, and
+// reports whether it did. It fails, and changes nothing, while another rule jumps to
+// the chain.
+func (t *Tool) DeleteChain(table, chain string) (deleted bool, err error) {
 	t.execs.Add(1)
 	exists, err := t.ipt.ChainExists(table, chain)
 	if err != nil {
-		return fmt.Errorf("look for chain %s %s: %w", table, chain, t.ruleError(table, err))
+		return false, fmt.Errorf("look for chain %s %s: %w", table, chain, t.ruleError(table, err))
 	}
 	if !exists {
-		return nil
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*saveTimeout)
 	defer cancel()
 	input := fmt.Sprintf("*%s\n:%s - [0:0]\n-X %s\nCOMMIT\n", table, chain, chain)
 	if err := t.Restore(ctx, []byte(input)); err != nil {
-		return fmt.Errorf("delete chain %s %s: %w", table, chain, err)
+		return false, fmt.Errorf("delete chain %s %s: %w", table, chain, err)
 	}
-	return nil
+	return true, nil
 }
 
 // ruleError turns the library's error into a *RestoreError, so that a held lock is

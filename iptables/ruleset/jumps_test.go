@@ -58,7 +58,7 @@ func TestJumps(t *testing.T) {
 				t.Fatalf("rules:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		}
-		if err := tool.DeleteChain("filter", "KUBE-FORWARD"); err == nil {
+		if _, err := tool.DeleteChain("filter", "KUBE-FORWARD"); err == nil {
 			t.Error("deleted a chain that a rule jumps to")
 		}
 		// A second copy, as a racing program would leave.
@@ -74,7 +74,7 @@ func TestJumps(t *testing.T) {
 		}
 		for range 2 {
 			for _, j := range jumps {
-				if err := tool.DeleteChain(j.Table, j.To); err != nil {
+				if _, err := tool.DeleteChain(j.Table, j.To); err != nil {
 					t.Fatal(err)
 				}
 				if removed, err := tool.RemoveJump(j); err != nil || removed { // its target is gone
@@ -133,7 +133,7 @@ func TestDeleteChainEmptiesIt(t *testing.T) {
 	if err := tool.Restore(t.Context(), []byte("*nat\n:MINE - [0:0]\n-A MINE -j RETURN\nCOMMIT\n")); err != nil {
 		t.Fatal(err)
 	}
-	if err := tool.DeleteChain("nat", "MINE"); err != nil {
+	if _, err := tool.DeleteChain("nat", "MINE"); err != nil {
 		t.Fatal(err)
 	}
 	if save, err := tool.Save(t.Context(), "nat"); err != nil || strings.Contains(string(save), "MINE") {

@@ -14,7 +14,8 @@ import (
 // eligible for new traffic besides (KEP-3836). Before the first change the proxy
 // is healthy.
 type Healthz struct {
-	limit time.Duration
+	limit   time.Duration
+	silence func() time.Duration // of the API server; nil: there is none
 
 	mu       sync.Mutex
 	eligible bool
@@ -30,10 +31,15 @@ type progress struct {
 
 // NewHealthz returns a Healthz that takes the proxy for unhealthy when a change
 // has been waiting for twice the sync period or longer. The node is not eligible
-// until SetEligible says so.
-func NewHealthz(syncPeriod time.Duration) *Healthz {
-	return &Healthz{limit: 2 * syncPeriod, families: map[proxier.Family]*progress{}}
+// until SetEligible says so. silence is how long the API server has not been heard;
+// nil: there is none. It is told in the answer and does not change its code: a
+// cluster without its API server must not lose its nodes at the load balancers.
+func NewHealthz(syncPeriod time.Duration, silence func() time.Duration) *Healthz {
+	return &Healthz{limit: 2 * syncPeriod, silence: silence, families: map[proxier.Family]*progress{}}
 }
+
+// maxSilence is how long the API server may be silent while all is well.
+const maxSilence = time.Minute
 
 // Queued tells that a change waits to be applied.
 func (h *Healthz) Queued(family proxier.Family) {
@@ -95,6 +101,26 @@ type report struct {
 	NodeEligible *bool                   `json:"nodeEligible,omitempty"` // /healthz only
 	Healthy      bool                    `json:"healthy"`
 	Status       map[string]familyReport `json:"status"`
+	APIServer    *apiReport              `json:"apiServer,omitempty"` // ours
+}
+
+// apiReport tells how far what the proxy knows may be behind.
+type apiReport struct {
+	SilentSeconds int    `json:"silentSeconds"`
+	Stale         bool   `json:"stale"`
+	Reason        string `json:"reason,omitempty"`
+}
+
+func (h *Healthz) api() *apiReport {
+	if h.silence == nil {
+		return nil
+	}
+	silent := h.silence()
+	r := &apiReport{SilentSeconds: int(silent.Seconds()), Stale: silent > maxSilence}
+	if r.Stale {
+		r.Reason = "the API server has not been heard for longer than a minute: what is programmed may be out of date"
+	}
+	return r
 }
 
 type familyReport struct {
@@ -124,6 +150,7 @@ func (h *Healthz) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	rep, eligible := h.report(time.Now()), h.eligible
 	h.mu.Unlock()
+	rep.APIServer = h.api()
 	ok := rep.Healthy
 	if r.URL.Path == "/healthz" {
 		rep.NodeEligible = &eligible

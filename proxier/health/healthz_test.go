@@ -69,7 +69,7 @@ func TestHealthz(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := NewHealthz(syncPeriod)
+				h := NewHealthz(syncPeriod, nil)
 				h.SetEligible(true)
 				c.steps(h)
 				for path, want := range map[string]int{"/healthz": c.healthz, "/livez": c.livez, "/": 404, "/healthz/x": 404} {
@@ -87,7 +87,7 @@ func TestHealthz(t *testing.T) {
 
 func TestHealthzBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := NewHealthz(syncPeriod)
+		h := NewHealthz(syncPeriod, nil)
 		start := time.Now()
 		stamp := func(d time.Duration) string {
 			text, _ := json.Marshal(start.Add(d))

@@ -180,7 +180,7 @@ func (s setting) apply() (changed bool, err error) {
 		return false, err
 	}
 	if err := writeSysctl(s.name, s.value); err != nil {
-		return false, fmt.Errorf("set sysctl %s from %s to %s: %s: %w", s.name, old, s.value, remedy(err), err)
+		return false, fmt.Errorf("set %s from %s to %s: %s: %w", s.what(), old, s.value, s.remedy(err), err)
 	}
 	return true, nil
 }
@@ -228,6 +228,21 @@ func sysctlPath(name string) (string, error) {
 		return "", errors.New("not a sysctl's name such as net.ipv4.ip_forward")
 	}
 	return filepath.Join("/proc/sys", path), nil
+}
+
+// what a setting is, for people.
+func (s setting) what() string {
+	if strings.HasPrefix(s.name, "/") {
+		return s.name
+	}
+	return "sysctl " + s.name
+}
+
+func (s setting) remedy(err error) string {
+	if s.name == oomScore && errors.Is(err, os.ErrPermission) {
+		return "needs CAP_SYS_RESOURCE; the priority class system-node-critical has the kubelet set -997"
+	}
+	return remedy(err)
 }
 
 func remedy(err error) string {

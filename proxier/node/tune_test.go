@@ -72,7 +72,7 @@ func TestTuneGoesOn(t *testing.T) {
 		t.Errorf("changed %q, %v", changed, errs)
 	}
 	changed, errs = Tune(Tuning{OOMScore: 2000})
-	if len(changed) > 0 || len(errs) != 1 || !strings.Contains(errs[0].Error(), "set sysctl /proc/self/oom_score_adj from 500 to 2000: the kernel refuses this value") {
+	if len(changed) > 0 || len(errs) != 1 || !strings.Contains(errs[0].Error(), "set /proc/self/oom_score_adj from 500 to 2000: the kernel refuses this value") {
 		t.Errorf("changed %q, %v", changed, errs)
 	}
 }

@@ -41,16 +41,25 @@ func kinds(client kubernetes.Interface, store *cluster.Store) []kind {
 	return []kind{services(client, store), endpointSlices(client, store), node(client, store), serviceCIDRs(client, store)}
 }
 
-// The Service of the API server itself: what runs in pods finds the API through it.
-const firstNamespace, firstService = metav1.NamespaceDefault, "kubernetes"
+// The kinds, by the names that a Change has for them.
+const (
+	Services       = "Services"
+	EndpointSlices = "EndpointSlices"
+	Node           = "Node"
+	ServiceCIDRs   = "ServiceCIDRs"
+)
+
+// First is the Service of the API server itself: what runs in pods finds the API
+// through it.
+var First = cluster.Name{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}
 
 func services(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.CoreV1().Services(metav1.NamespaceAll)
 	return kind{
-		name: "Services", labels: notAnotherProxys, fields: hasClusterIP,
+		name: Services, labels: notAnotherProxys, fields: hasClusterIP,
 		first: func(ctx context.Context) (runtime.Object, error) {
-			byName := fields.OneTermEqualSelector(metav1.ObjectNameField, firstService).String()
-			return client.CoreV1().Services(firstNamespace).List(ctx, metav1.ListOptions{FieldSelector: byName, ResourceVersion: "0"})
+			byName := fields.OneTermEqualSelector(metav1.ObjectNameField, First.Name).String()
+			return client.CoreV1().Services(First.Namespace).List(ctx, metav1.ListOptions{FieldSelector: byName, ResourceVersion: "0"})
 		},
 		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch: api.Watch,
@@ -65,10 +74,10 @@ func services(client kubernetes.Interface, store *cluster.Store) kind {
 func endpointSlices(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
 	return kind{
-		name: "EndpointSlices", labels: notHeadless,
+		name: EndpointSlices, labels: notHeadless,
 		first: func(ctx context.Context) (runtime.Object, error) {
-			ofService := discoveryv1.LabelServiceName + "=" + firstService
-			return client.DiscoveryV1().EndpointSlices(firstNamespace).List(ctx, metav1.ListOptions{LabelSelector: ofService, ResourceVersion: "0"})
+			ofService := discoveryv1.LabelServiceName + "=" + First.Name
+			return client.DiscoveryV1().EndpointSlices(First.Namespace).List(ctx, metav1.ListOptions{LabelSelector: ofService, ResourceVersion: "0"})
 		},
 		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch: api.Watch,
@@ -83,7 +92,7 @@ func endpointSlices(client kubernetes.Interface, store *cluster.Store) kind {
 func node(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.CoreV1().Nodes()
 	return kind{
-		name:   "Node",
+		name:   Node,
 		fields: fields.OneTermEqualSelector(metav1.ObjectNameField, store.NodeName()).String(),
 		list:   func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch:  api.Watch,
@@ -99,7 +108,7 @@ func node(client kubernetes.Interface, store *cluster.Store) kind {
 func serviceCIDRs(client kubernetes.Interface, store *cluster.Store) kind {
 	api := client.NetworkingV1().ServiceCIDRs()
 	return kind{
-		name: "ServiceCIDRs", optional: true,
+		name: ServiceCIDRs, optional: true,
 		list:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
 		watch: api.Watch,
 		set: func(object runtime.Object) bool {

@@ -31,7 +31,7 @@ type Options struct {
 
 // Change is one change of the Store.
 type Change struct {
-	Kind string // "Services", "EndpointSlices", "Node" or "ServiceCIDRs"
+	Kind string // Services, EndpointSlices, Node or ServiceCIDRs
 	// Trigger is when the pods of an EndpointSlice changed so that it did, as its
 	// annotation endpoints.kubernetes.io/last-change-trigger-time tells; zero: not
 	// known, or the slice was deleted.

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+	"switchyard/proxier/node"
+)
+
+// localnetMark is an empty chain in nat that says that the sysctl route_localnet is
+// our doing. It stands where the sysctl does, in the network namespace, so that
+// cleanup finds it whoever runs it and whenever.
+const localnetMark = "KUBE-PROXY-LOCALNET"
+
+// openLocalhost lets 127.0.0.1:NodePort work, once the guard against strangers is
+// among the rules that stand.
+func (p *proxy) openLocalhost() {
+	changed, err := enableLocalnet()
+	switch {
+	case err != nil:
+		p.log.Warn("NodePorts do not answer on 127.0.0.1", "error", err)
+	case changed:
+		p.log.Info("set net.ipv4.conf.all.route_localnet=1, for NodePorts on 127.0.0.1; --iptables-localhost-nodeports=false avoids it")
+	}
+}
+
+// enableLocalnet leaves the mark first: a process that ends between the two leaves
+// too much to clean up rather than too little.
+func enableLocalnet() (changed bool, err error) {
+	if on, err := node.RouteLocalnet(); on || err != nil {
+		return false, err
+	}
+	tool, err := ruleset.Find(context.Background(), proxier.IPv4, "")
+	if err != nil {
+		return false, err
+	}
+	if err := tool.EnsureChain("nat", localnetMark); err != nil {
+		return false, fmt.Errorf("note that route_localnet is ours: %w", err)
+	}
+	return node.EnableRouteLocalnet()
+}
+
+// closeLocalhost undoes openLocalhost if it was us, and says what it undid.
+func closeLocalhost(ctx context.Context) (removed []string, err error) {
+	for _, flavour := range []ruleset.Flavour{ruleset.NFT, ruleset.Legacy} {
+		if flavour == ruleset.Legacy && !ruleset.LegacyTables(proxier.IPv4, "nat") {
+			continue
+		}
+		tool, findErr := ruleset.Find(ctx, proxier.IPv4, flavour)
+		if findErr != nil {
+			continue // not installed: nothing of it can be there
+		}
+		gone, goneErr := tool.DeleteChain("nat", localnetMark)
+		err = errors.Join(err, goneErr)
+		if !gone {
+			continue
+		}
+		changed, sysctlErr := node.DisableRouteLocalnet()
+		err = errors.Join(err, sysctlErr)
+		if changed {
+			removed = append(removed, "net.ipv4.conf.all.route_localnet, which is 0 again")
+		}
+	}
+	return removed, err
+}
