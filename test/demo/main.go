@@ -1,6 +1,6 @@
 // Command demo shows a node's proxy at work on this machine: it lays out two nodes, six
 // pods and a client outside as network namespaces, starts the real kube-proxy on
-// node-a with the shop of examples/, sends real connections, and compares what
+// node-a with the shop of examples/shop, sends real connections, and compares what
 // came of each with what State.Decide promised.
 //
 //	examples/ ─copy─► manifest dir ─┬─► bin/kube-proxy (node-a) ─► the kernel's rules
@@ -78,7 +78,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.mode, "mode", "iptables", "proxy `mode`: "+strings.Join(modes, ", "))
 	f.BoolVar(&o.keep, "keep", false, "leave the lab up until Enter or Ctrl-C")
 	f.StringVar(&o.binary, "binary", "bin/kube-proxy", "the proxy to run")
-	f.StringVar(&o.examples, "examples", "examples", "directory of the shop's objects")
+	f.StringVar(&o.examples, "examples", "examples/shop", "directory of the shop's objects")
 	f.IntVar(&o.connections, "connections", 400, "connections of each row, 1 to 10000")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -3,7 +3,8 @@
 //
 //	host of the lab ── eth address ── kube-apiserver :6443 (TLS) ──► etcd on 127.0.0.1
 //	                                        ▲
-//	                 admin kubeconfig, RBAC ┘
+//	       kubeconfigs, RBAC: administrator ┤
+//	        service accounts by their token ┘
 //
 // Both are programs in the host's namespace, so nothing of them can be reached
 // from elsewhere. The API server is bin/kube-apiserver, which test/apiserver builds;

@@ -208,9 +208,13 @@ func (s *Server) dial(ctx context.Context, network, addr string) (conn net.Conn,
 	return conn, err
 }
 
+// url is the server's address.
+func (s *Server) url() string {
+	return "https://" + netip.AddrPortFrom(s.options.Addr, 6443).String()
+}
+
 func (s *Server) askReady(ctx context.Context, client *http.Client) error {
-	url := "https://" + netip.AddrPortFrom(s.options.Addr, 6443).String() + "/readyz"
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url()+"/readyz", nil)
 	if err != nil {
 		return err
 	}
