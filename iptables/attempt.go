@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -293,14 +292,9 @@ func (a *attempt) ensureBase(n *proxier.Node) error {
 }
 
 func (a *attempt) ensure(rule baseRule) error {
-	if rule.rule.Jump == kubeFirewallChain {
-		if err := a.kernel.EnsureChain(rule.table, kubeFirewallChain); err != nil {
-			return fmt.Errorf("ensure chain %s: %w", kubeFirewallChain, err)
-		}
-	}
-	added, err := a.kernel.EnsureJump(rule.jump())
+	added, err := rule.insert(a.kernel)
 	if err != nil {
-		return fmt.Errorf("ensure jump %s: %w", rule.jump(), err)
+		return err
 	}
 	if added {
 		a.report.Operations++

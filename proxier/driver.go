@@ -21,6 +21,12 @@ type Driver struct {
 	// it.
 	Render func(want *State, s Settings) (string, error)
 
+	// Prepare does ahead what Apply would do once and may lack the privileges for:
+	// modules, sysctls, and what must stand before the caller opens the node
+	// (--init-only). It says what it did. It is safe at any time, also beside a
+	// running proxy. nil: there is nothing.
+	Prepare func(ctx context.Context, family Family, n *Node, s Settings) (did []string, err error)
+
 	// Cleanup takes everything of this backend out of the kernel, in all families
 	// that it finds, and says what it took. Running it again is no error.
 	Cleanup func(ctx context.Context) (removed []string, err error)

@@ -44,7 +44,7 @@ var notices = []struct {
 	{"client-go", "proxier/manifest/a.go", `import "k8s.io/client-go/kubernetes/scheme"`, 1},
 	{"client-go", "cmd/kube-proxy/main.go", `import "k8s.io/client-go/rest"`, 1},
 	{"client-go", "proxier/health/serve.go", `import "k8s.io/client-go/rest"`, 1},
-	{"client-go", "proxier/health/node.go", `import "k8s.io/client-go/rest"`, 0},
+	{"client-go", "proxier/events/a.go", `import "k8s.io/client-go/rest"`, 0},
 	{"client-go", "proxier/watch/a.go", `import "k8s.io/client-go/rest"`, 0},
 	{"client-go", "proxier/manifest/a.go", `import "k8s.io/api/core/v1"`, 0},
 

@@ -5,12 +5,14 @@ import (
 
 	"switchyard/iptables"
 	"switchyard/proxier"
+	"switchyard/userspace"
 )
 
 // All lists the backends in the order in which they are shown.
 func All() []proxier.Driver {
 	return []proxier.Driver{
 		iptables.Driver(),
+		userspace.Driver(),
 	}
 }
 

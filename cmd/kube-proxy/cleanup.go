@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -20,7 +21,17 @@ func cleanup(args []string, out io.Writer) error {
 	}
 	var errs []error
 	nothing := true
-	for _, d := range backends.All() {
+	// Before the guard that stands behind it goes.
+	removed, err := closeLocalhost(context.Background())
+	for _, what := range removed {
+		fmt.Fprintf(out, "put back %s\n", what)
+		nothing = false
+	}
+	if err != nil {
+		errs = append(errs, err)
+	}
+	// ipvs before iptables: its chains lead to some that both have.
+	for _, d := range slices.Backward(backends.All()) {
 		removed, err := d.Cleanup(context.Background())
 		for _, what := range removed {
 			fmt.Fprintf(out, "%s: removed from %s\n", d.Name, what)
@@ -29,14 +40,6 @@ func cleanup(args []string, out io.Writer) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", d.Name, err))
 		}
-	}
-	removed, err := closeLocalhost(context.Background())
-	for _, what := range removed {
-		fmt.Fprintf(out, "put back %s\n", what)
-		nothing = false
-	}
-	if err != nil {
-		errs = append(errs, err)
 	}
 	if nothing && len(errs) == 0 {
 		fmt.Fprintln(out, "nothing of ours was there")

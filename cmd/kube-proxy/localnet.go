@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
@@ -17,13 +18,13 @@ const localnetMark = "KUBE-PROXY-LOCALNET"
 
 // openLocalhost lets 127.0.0.1:NodePort work, once the guard against strangers is
 // among the rules that stand.
-func (p *proxy) openLocalhost() {
+func openLocalhost(log *slog.Logger) {
 	changed, err := enableLocalnet()
 	switch {
 	case err != nil:
-		p.log.Warn("NodePorts do not answer on 127.0.0.1", "error", err)
+		log.Warn("NodePorts do not answer on 127.0.0.1", "error", err)
 	case changed:
-		p.log.Info("set net.ipv4.conf.all.route_localnet=1, for NodePorts on 127.0.0.1; --iptables-localhost-nodeports=false avoids it")
+		log.Info("set net.ipv4.conf.all.route_localnet=1, for NodePorts on 127.0.0.1; --iptables-localhost-nodeports=false avoids it")
 	}
 }
 

@@ -41,7 +41,7 @@ func (o *observer) Applied(f proxier.Family, last, next *proxier.State, report p
 	o.healthz.Applied(f, o.lastLook(f))
 	o.cleaner.Applied(last, next)
 	if next.Node.NodePorts.Localhost {
-		o.localhost.Do(o.openLocalhost)
+		o.localhost.Do(func() { openLocalhost(o.log) })
 	}
 	o.reports[f].tell(ofReport(f, report))
 

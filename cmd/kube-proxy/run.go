@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"switchyard/cmd/backends"
+	"switchyard/proxier"
 	"switchyard/proxier/config"
 	"switchyard/proxier/node"
 )
@@ -42,9 +45,7 @@ func run(args []string, out io.Writer) error {
 		log.Warn(warning)
 	}
 	if o.Init {
-		prepare(o, log)
-		log.Info("the node is prepared; --init-only ends here")
-		return nil
+		return initialize(o, log)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -65,6 +66,32 @@ func logger(o config.Options) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(os.Stderr, options))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}
+
+// initialize does what takes more privileges than running does, and ends.
+func initialize(o config.Options, log *slog.Logger) error {
+	prepare(o, log)
+	driver, _ := backends.ByName(o.Mode)
+	var errs []error
+	for _, f := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
+		if driver.Prepare == nil || !node.HasFamily(f) {
+			continue
+		}
+		n := node.Describe(f, nil, nil, o.Node)
+		did, err := driver.Prepare(context.Background(), f, &n, o.Backend)
+		for _, what := range did {
+			log.Info("prepared", "family", f, "what", what)
+		}
+		if err == nil && n.NodePorts.Localhost {
+			openLocalhost(log)
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("run: --init-only: %w", err)
+	}
+	log.Info("the node is prepared; --init-only ends here")
+	return nil
 }
 
 // prepare sets what of the kernel is set once. What it cannot set is somebody

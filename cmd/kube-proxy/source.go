@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"switchyard/proxier/cluster"
 	"switchyard/proxier/config"
 	"switchyard/proxier/events"
@@ -34,23 +32,16 @@ func newSource(o config.Options, store *cluster.Store, h hooks) (source, error) 
 	if o.Manifest != "" {
 		return source{run: manifest.New(o.Manifest, store).Run}, nil
 	}
-	client, err := newClient(o.Client)
-	if err != nil {
-		return source{}, err
-	}
-	w := watch.New(client, store, watch.Options{Observe: h.observe, Early: h.early})
-	return source{run: w.Run, age: w.Age, events: events.New(client, store.NodeName())}, nil
-}
-
-func newClient(c config.ClientConnection) (kubernetes.Interface, error) {
+	c := o.Client
 	client, err := watch.NewClient(c.Kubeconfig, c.Master, watch.ClientOptions{
 		QPS: c.QPS, Burst: c.Burst, UserAgent: "kube-proxy/" + version,
 		ContentType: c.ContentType, AcceptContentTypes: c.AcceptContentTypes,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("run: %w; --manifest does without an API server", err)
+		return source{}, fmt.Errorf("run: %w; --manifest does without an API server", err)
 	}
-	return client, nil
+	w := watch.New(client, store, watch.Options{Observe: h.observe, Early: h.early})
+	return source{run: w.Run, age: w.Age, events: events.New(client, store.NodeName())}, nil
 }
 
 // isAPI reports whether there is an API server.

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // configKey is under what the configuration stands in the answer of /configz: its
@@ -31,6 +34,7 @@ func NewServer(o ServerOptions) http.Handler {
 	if o.Metrics != nil {
 		mux.Handle("/metrics", o.Metrics)
 	}
+	mux.Handle("/metrics/slis", slis())
 	mux.HandleFunc("/healthz", text("ok"))
 	mux.HandleFunc("/healthz/ping", text("ok"))
 	mux.HandleFunc("/proxyMode", text(o.Mode))
@@ -45,6 +49,24 @@ func NewServer(o ServerOptions) http.Handler {
 		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
 	return mux
+}
+
+// slis are the service level indicators of KEP-3466: one check, ping, which is
+// healthy whenever it is asked.
+func slis() http.Handler {
+	registry := prometheus.NewRegistry()
+	labels := []string{"name", "type"}
+	healthy := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "kubernetes_healthcheck", Help: "The result of a health check: 1 is healthy."}, labels)
+	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kubernetes_healthchecks_total", Help: "Health checks by their result."}, append(labels, "status"))
+	registry.MustRegister(healthy, checks)
+	healthy.WithLabelValues("ping", "healthz").Set(1)
+	handler := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		checks.WithLabelValues("ping", "healthz", "success").Inc()
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // text answers with a text that has no line end, as upstream's.
