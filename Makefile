@@ -27,7 +27,11 @@ build: ## build the static binary bin/kube-proxy
 install-deps: ## install the Debian packages that are missing: iptables ipset conntrack iproute2
 	@bash test/install.sh
 
-run: install-deps build ## see it work: two nodes, six pods, a shop, real connections (MODE=iptables, KEEP=1 leaves it up)
+# What the mode needs beside: IPVS its tool, and another kernel where this one has none.
+FOR_ipvs = ipvsadm $(if $(wildcard /proc/net/ip_vs),,$(shell modprobe -nq ip_vs 2>/dev/null || echo user-mode-linux kmod))
+
+run: install-deps build ## see it work: two nodes, six pods, a shop, real connections (MODE=iptables, ipvs or userspace; KEEP=1 leaves it up)
+	@bash test/install.sh $(FOR_$(MODE))
 	@CGO_ENABLED=0 $(GO) build -v -trimpath -o bin/demo ./test/demo
 	@$(SUDO) bin/demo -mode '$(MODE)' $(if $(filter-out 0,$(KEEP)),-keep) $(ARGS)
 

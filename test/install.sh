@@ -6,7 +6,8 @@ set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
 # The program that each package is needed for.
-declare -A program=([iptables]=iptables [ipset]=ipset [conntrack]=conntrack [iproute2]=ip [gcc]=gcc)
+declare -A program=([iptables]=iptables [ipset]=ipset [conntrack]=conntrack [iproute2]=ip [gcc]=gcc
+	[ipvsadm]=ipvsadm [user-mode-linux]=linux.uml [kmod]=modprobe)
 
 # A library has no program: dpkg knows.
 there() {

@@ -11,15 +11,16 @@ export PATH="$PATH:/usr/sbin:/sbin:/usr/local/go/bin"
 : "${CI:=}"
 export CI
 
-# Beside the proxy's own needs: for the race detector, and under a real API server.
-bash test/install.sh gcc libc6-dev etcd-server
+# Beside the proxy's own needs: for the race detector, under a real API server, and
+# a kernel that has IPVS, with its tool.
+bash test/install.sh gcc libc6-dev etcd-server user-mode-linux kmod ipvsadm
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
 	if ! command -v sudo >/dev/null; then
 		echo "run.sh: not root, and there is no sudo: the tests with real packets will be skipped" >&2
 	else
-		as_root=(sudo --preserve-env=PATH,CI,SEED,GOFLAGS,GOPROXY,HOME)
+		as_root=(sudo --preserve-env=PATH,CI,SEED,MEM,GOFLAGS,GOPROXY,HOME)
 	fi
 fi
 

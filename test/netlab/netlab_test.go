@@ -482,7 +482,7 @@ func TestNewRemovesLeftovers(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	c := standard(t)
 	a := c.Host(NodeA)
-	sctp := Probe{Protocol: proxier.SCTP, Dst: ap("10.0.0.1:1")}
+	icmp := Probe{Protocol: 1, Dst: ap("10.0.0.1:1")}
 	foreign := Probe{Protocol: proxier.TCP, Src: ap("1.2.3.4:0"), Dst: ap("10.0.0.1:1")}
 	tests := []struct {
 		name string
@@ -493,9 +493,9 @@ func TestRefusals(t *testing.T) {
 		{"a host twice", second(c.AddHost(NodeA)), "there is one already"},
 		{"a pod nowhere", second(c.AddPod(Pod{Name: "x", Node: Outside})), "is no node"},
 		{"serve everywhere", c.Serve(a, proxier.UDP, ap("0.0.0.0:53"), "x"), "is not one address"},
-		{"serve SCTP", c.Serve(a, proxier.SCTP, ap("192.168.0.2:53"), "x"), "no server for SCTP"},
+		{"serve ICMP", c.Serve(a, 1, ap("192.168.0.2:53"), "x"), "no server for"},
 		{"serve a foreign address", c.Serve(a, proxier.TCP, ap("192.168.0.3:53"), "x"), "cannot assign"},
-		{"probe SCTP", a.Probe(t.Context(), sctp).Err, "no probe for SCTP"},
+		{"probe ICMP", a.Probe(t.Context(), icmp).Err, "no probe for"},
 		{"probe from a foreign address", a.Probe(t.Context(), foreign).Err, "bind to 1.2.3.4"},
 		{"a missing interface", a.AddBridge(""), "add bridge"},
 		{"a sysctl that is not there", a.Sysctl(Setting{Path: "net/ipv4/nonsense", Value: "1"}), "nonsense"},

@@ -46,9 +46,10 @@ func (v Verdict) String() string {
 	return "failed"
 }
 
-// Probe is one connection, or one UDP datagram, that asks a server of Serve.
+// Probe is one connection or association, or one UDP datagram, that asks a server of
+// Serve.
 type Probe struct {
-	Protocol proxier.Protocol // TCP or UDP
+	Protocol proxier.Protocol // SCTP: if HasSCTP
 	Src      netip.AddrPort   // no address: routing chooses; port 0: the kernel chooses
 	Dst      netip.AddrPort
 	Timeout  time.Duration // for everything together; 0: DefaultTimeout
@@ -59,8 +60,8 @@ type Result struct {
 	Verdict    Verdict
 	Endpoint   string         // Answered: the identity of the server
 	ClientSeen netip.AddrPort // Answered: whom the server took for its client
-	// Took is the time until a TCP connection stood, or until a UDP answer was
-	// read, or until the verdict was clear.
+	// Took is the time until a connection stood, or until a UDP answer was read, or
+	// until the verdict was clear.
 	Took time.Duration
 	Err  error // nil if Answered
 }
@@ -102,19 +103,15 @@ func (h *Host) Probe(ctx context.Context, p Probe) Result {
 func (h *Host) socket(p Probe) (int, error) {
 	kind := unix.SOCK_STREAM
 	switch p.Protocol {
-	case proxier.TCP:
+	case proxier.TCP, proxier.SCTP:
 	case proxier.UDP:
 		kind = unix.SOCK_DGRAM
 	default:
 		return 0, fmt.Errorf("no probe for %s", p.Protocol)
 	}
-	domain := unix.AF_INET
-	if p.Dst.Addr().Is6() {
-		domain = unix.AF_INET6
-	}
 	fd := -1
 	err := h.Do(func() (err error) {
-		fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(domainOf(p.Dst.Addr()), kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(p.Protocol))
 		return err
 	})
 	if err != nil {
@@ -128,7 +125,12 @@ func (h *Host) socket(p Probe) (int, error) {
 }
 
 func prepare(fd int, p Probe) error {
-	if p.Protocol == proxier.TCP {
+	if p.Protocol == proxier.SCTP {
+		if err := hearErrors(fd, p.Dst.Addr()); err != nil {
+			return err
+		}
+	}
+	if p.Protocol != proxier.UDP {
 		// Hanging up by a reset leaves no TIME_WAIT that would eat up ports.
 		err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		if err != nil {
@@ -184,7 +186,7 @@ func (q question) send() error {
 	return q.pending()
 }
 
-// ask reads a server's line. A TCP server speaks first.
+// ask reads a server's line. Where there is a connection the server speaks first.
 func (q question) ask(proto proxier.Protocol) (string, error) {
 	if proto == proxier.UDP {
 		if err := q.send(); err != nil {

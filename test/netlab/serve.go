@@ -16,31 +16,33 @@ const patience = 2 * time.Second
 // Serve starts a server that answers everyone with one line: its identity, a
 // space, and the address and port that the client has in its eyes. It runs
 // until the lab is closed. The address must be one of the host's, so that a
-// UDP answer comes from the address that was asked. TCP and UDP only: the
-// kernels of the tests have no SCTP.
+// UDP answer comes from the address that was asked. SCTP only if HasSCTP.
 func (l *Lab) Serve(host *Host, proto proxier.Protocol, addr netip.AddrPort, id string) error {
 	if !addr.IsValid() || addr.Addr().IsUnspecified() {
 		return fmt.Errorf("serve %s: %s is not one address", id, addr)
 	}
-	var server io.Closer
-	var run func()
-	switch proto {
-	case proxier.TCP:
-		ln, err := host.Listen("tcp", addr.String())
-		if err != nil {
-			return fmt.Errorf("serve %s: %w", id, err)
-		}
-		server, run = ln, func() { l.serveTCP(ln, id) }
-	case proxier.UDP:
+	if proto == proxier.UDP {
 		pc, err := host.ListenPacket("udp", addr.String())
 		if err != nil {
 			return fmt.Errorf("serve %s: %w", id, err)
 		}
-		server, run = pc, func() { serveUDP(pc, id) }
-	default:
-		return fmt.Errorf("serve %s: no server for %s", id, proto)
+		return l.start(pc, func() { serveUDP(pc, id) })
 	}
-	return l.start(server, run)
+	ln, err := host.listen(proto, addr)
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", id, err)
+	}
+	return l.start(ln, func() { serveStream(ln, id) })
+}
+
+func (h *Host) listen(proto proxier.Protocol, addr netip.AddrPort) (net.Listener, error) {
+	switch proto {
+	case proxier.TCP:
+		return h.Listen("tcp", addr.String())
+	case proxier.SCTP:
+		return h.listenSCTP(addr)
+	}
+	return nil, fmt.Errorf("no server for %s", proto)
 }
 
 // start runs a server until Close.
@@ -56,7 +58,7 @@ func (l *Lab) start(server io.Closer, run func()) error {
 	return nil
 }
 
-func (l *Lab) serveTCP(ln net.Listener, id string) {
+func serveStream(ln net.Listener, id string) {
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
