@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"switchyard/iptables"
+	"switchyard/ipvs"
 	"switchyard/proxier"
 	"switchyard/userspace"
 )
@@ -12,6 +13,7 @@ import (
 func All() []proxier.Driver {
 	return []proxier.Driver{
 		iptables.Driver(),
+		ipvs.Driver(),
 		userspace.Driver(),
 	}
 }

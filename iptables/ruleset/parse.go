@@ -283,6 +283,8 @@ func (p *parser) match(name string) bool {
 		p.module(p.next())
 	case "--comment":
 		r.Comment = p.next()
+	case "--match-set":
+		r.Set = SetMatch{Name: p.next(), Fields: p.next(), Not: p.takeNot()}
 	case "--dport":
 		r.Ports = p.ports()
 	case "--src-type":
@@ -308,7 +310,7 @@ func (p *parser) match(name string) bool {
 // rule's protocol.
 func (p *parser) module(name string) {
 	switch name {
-	case "comment", "addrtype", "conntrack", "mark", "recent", "statistic":
+	case "comment", "set", "addrtype", "conntrack", "mark", "recent", "statistic":
 	case p.rule.Proto.Lower():
 	default:
 		p.fail()
@@ -367,6 +369,9 @@ func (p *parser) target(name string) bool {
 		r.SetMark = p.mark()
 	case "--random-fully":
 		r.Random = true
+	case "--to":
+		to := p.net()
+		r.Map = to.Prefix
 	default:
 		return false
 	}

@@ -74,6 +74,10 @@ func (r *Rule) appendMatches(b []byte) []byte {
 		b = append(b, " -m comment --comment "...)
 		b = appendQuoted(b, r.Comment)
 	}
+	if r.Set.Name != "" {
+		b = append(appendNot(append(b, " -m set"...), r.Set.Not), " --match-set "...)
+		b = append(append(append(b, r.Set.Name...), ' '), r.Set.Fields...)
+	}
 	if r.Ports != (Ports{}) {
 		b = append(b, " -m "...)
 		b = append(b, r.Proto.Lower()...)
@@ -173,6 +177,10 @@ func (r *Rule) appendTarget(b []byte) []byte {
 	}
 	if r.Random {
 		b = append(b, " --random-fully"...)
+	}
+	if r.Map.IsValid() {
+		b = appendAddr(append(b, " --to "...), r.Map.Addr())
+		b = strconv.AppendInt(append(b, '/'), int64(r.Map.Bits()), 10)
 	}
 	return b
 }

@@ -13,6 +13,7 @@ type Rule struct {
 	In       Interface        // -i
 	Proto    proxier.Protocol // -p
 	Comment  string           // -m comment, at most 255 bytes
+	Set      SetMatch         // -m set
 	Ports    Ports            // --dport, with Proto
 	SrcType  AddrType         // -m addrtype --src-type
 	DstType  AddrType         // -m addrtype --dst-type
@@ -26,6 +27,7 @@ type Rule struct {
 	To       netip.AddrPort   // DNAT --to-destination
 	SetMark  Mark             // MARK --set-xmark (Not unused)
 	Random   bool             // MASQUERADE --random-fully
+	Map      netip.Prefix     // NETMAP --to
 	Raw      string           // a rule outside the dialect, word for word; all else is zero
 }
 
@@ -82,6 +84,15 @@ type States struct {
 type Mark struct {
 	Value, Mask uint32
 	Not         bool
+}
+
+// SetMatch is a match of a set of ipset(8).
+type SetMatch struct {
+	Name string
+	// Fields tell for each field of the set's entries whose it is, as in "dst,dst,src".
+	// A port is that of the side that is named.
+	Fields string
+	Not    bool
 }
 
 // Recent is a match of xt_recent on the source address, mask of the whole

@@ -172,3 +172,19 @@ func getInfo(fd, level int, table string) (xtTable, error) {
 	}
 	return info.xtTable, nil
 }
+
+// LegacyTables reports whether the kernel has made one of some legacy tables, which
+// may then hold rules. To look into one that it has not made would make it.
+func LegacyTables(family proxier.Family, tables ...string) bool {
+	name := "ip_tables_names"
+	if family == proxier.IPv6 {
+		name = "ip6_tables_names"
+	}
+	// Not /proc/net, which is the namespace of the process's first thread.
+	text, err := os.ReadFile("/proc/thread-self/net/" + name)
+	if err != nil {
+		return false // the kernel has no legacy tables at all
+	}
+	present := strings.Fields(string(text))
+	return slices.ContainsFunc(tables, func(t string) bool { return slices.Contains(present, t) })
+}

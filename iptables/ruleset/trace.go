@@ -22,6 +22,9 @@ func (t Tables) Add(table string, c Chain) {
 type World struct {
 	Local  func(netip.Addr) bool                  // -m addrtype LOCAL
 	Recent func(list string, src netip.Addr) bool // -m recent --rcheck; nil: never
+	// InSet is -m set: whether the packet is in a set by the fields "dst,dst"; nil:
+	// never.
+	InSet func(set, fields string, p proxier.Packet) bool
 }
 
 // Outcome is one way in which a packet can fare, and how likely it is.
@@ -59,6 +62,39 @@ func (t Tables) Trace(p proxier.Packet, w World) []Outcome {
 	return out
 }
 
+// Passage is a packet on its way through base chains: as it is now, and what
+// happened to it so far.
+type Passage struct {
+	Packet proxier.Packet
+	Mark   uint32
+	DNAT   bool // its destination is not the one that it came with
+	Masq   bool // its source will be the node's
+	// End is Pass while the packet goes on, else what a rule did with it.
+	End proxier.Verdict
+}
+
+// Pass follows a packet through one base chain of one table. It is for kernels in
+// which more than the tables decides. Rules that choose by chance are not followed:
+// the likeliest way is.
+func (t Tables) Pass(table, chain string, p Passage, w World) Passage {
+	var ended outcomes
+	best, result := 0.0, Passage{}
+	tr := tracer{tables: t, world: w, out: &ended}
+	start := packet{Packet: p.Packet, mark: p.Mark, dnat: p.DNAT, masq: p.Masq}
+	tr.table(table, chain, start, 1, func(pk packet, chance float64) {
+		if chance > best {
+			best, result = chance, Passage{Packet: pk.Packet, Mark: pk.mark, DNAT: pk.dnat, Masq: pk.masq}
+		}
+	})
+	for _, o := range ended {
+		if o.Probability > best {
+			best, result = o.Probability, p
+			result.End = o.Verdict
+		}
+	}
+	return result
+}
+
 // filterHooks are the filter chains between routing and delivery. What a node
 // sends to itself leaves by OUTPUT and comes in by INPUT.
 func filterHooks(fromNode, toNode bool) []string {
@@ -71,6 +107,17 @@ func filterHooks(fromNode, toNode bool) []string {
 		return []string{"INPUT"}
 	}
 	return []string{"FORWARD"}
+}
+
+// mapInto is what NETMAP makes of an address: the prefix's bits in place of its own.
+func mapInto(to netip.Prefix, a netip.Addr) netip.Addr {
+	from, b := to.Masked().Addr().AsSlice(), a.AsSlice()
+	for i := range min(len(from), len(b)) {
+		kept := byte(0xff) >> min(8, max(0, to.Bits()-8*i))
+		b[i] = from[i]&^kept | b[i]&kept
+	}
+	mapped, _ := netip.AddrFromSlice(b)
+	return mapped
 }
 
 // packet is a packet on its way.
@@ -215,6 +262,9 @@ func (w *walk) apply(r *Rule, at frame, p packet, chance float64) {
 	case "DNAT":
 		p.Dst, p.dnat = r.To, true
 		w.accept(p, chance)
+	case "NETMAP":
+		p.Dst, p.dnat = netip.AddrPortFrom(mapInto(r.Map, p.Dst.Addr()), p.Dst.Port()), true
+		w.accept(p, chance)
 	case "MASQUERADE":
 		p.masq = true
 		w.accept(p, chance)
@@ -235,7 +285,7 @@ func (r *Rule) matches(p *packet, w World) bool {
 		r.Ports.matches(p.Dst.Port()) &&
 		r.SrcType.matches(p.Src, w) && r.DstType.matches(p.Dst.Addr(), w) &&
 		r.CTState.matches(p) && r.Mark.matches(p.mark) &&
-		r.Recent.matches(p.Src, w)
+		r.Recent.matches(p.Src, w) && r.Set.matches(p, w)
 }
 
 func (n Net) matches(a netip.Addr) bool {
@@ -271,6 +321,10 @@ func (s States) matches(p *packet) bool {
 
 func (m Mark) matches(mark uint32) bool {
 	return m.Mask == 0 || (mark&m.Mask == m.Value) != m.Not
+}
+
+func (s SetMatch) matches(p *packet, w World) bool {
+	return s.Name == "" || (w.InSet != nil && w.InSet(s.Name, s.Fields, p.Packet)) != s.Not
 }
 
 func (r Recent) matches(src netip.Addr, w World) bool {

@@ -333,3 +333,31 @@ func TestTraceProbabilitiesAddUp(t *testing.T) {
 		t.Errorf("only %d of 2000 rulesets branch", branches)
 	}
 }
+
+// TestPass follows a packet through one base chain at a time.
+func TestPass(t *testing.T) {
+	tables := tablesOf(t, `*mangle
+-A PREROUTING -m set --match-set CLOSED dst,dst -j DROP
+COMMIT
+*nat
+-A PREROUTING -m set --match-set OPEN dst,dst -j MARK --set-xmark 0x4000/0x4000
+-A PREROUTING -m set --match-set OPEN dst,dst -j NETMAP --to 240.0.0.0/4
+-A POSTROUTING -m set ! --match-set OPEN dst -m mark --mark 0x4000/0x4000 -j MASQUERADE`)
+	sets := map[string]string{"CLOSED": "10.96.0.1:80", "OPEN": "10.96.0.1:443"}
+	world := World{Local: isLocal, InSet: func(set, fields string, p proxier.Packet) bool {
+		return sets[set] == p.Dst.String() && fields == "dst,dst"
+	}}
+	start := func(dst string) Passage { return Passage{Packet: flow(t, "tcp eth0 10.0.0.9 > "+dst)} }
+
+	if got := tables.Pass("mangle", "PREROUTING", start("10.96.0.1:80"), world); got.End != proxier.Drop {
+		t.Errorf("a member of CLOSED: %+v", got)
+	}
+	p := tables.Pass("mangle", "PREROUTING", start("10.96.0.1:443"), world)
+	p = tables.Pass("nat", "PREROUTING", p, world)
+	if want := netip.MustParseAddrPort("250.96.0.1:443"); p.End != proxier.Pass || p.Packet.Dst != want || !p.DNAT || p.Mark != 0x4000 {
+		t.Errorf("a member of OPEN: %+v", p)
+	}
+	if p = tables.Pass("nat", "POSTROUTING", p, world); !p.Masq {
+		t.Errorf("behind POSTROUTING: %+v", p)
+	}
+}

@@ -1,0 +1,56 @@
+package ipvs
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysctls are the kernel's settings of the network namespace of the calling thread.
+type sysctls struct{}
+
+const sysctlRoot = "/proc/sys"
+
+func (sysctls) read(name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(sysctlRoot, name))
+	if err != nil {
+		return "", fmt.Errorf("read sysctl %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+func (sysctls) write(name, value string) error {
+	if err := os.WriteFile(filepath.Join(sysctlRoot, name), []byte(value), 0o644); err != nil {
+		return fmt.Errorf("write sysctl %s: %w", name, err)
+	}
+	return nil
+}
+
+// version is the kernel's, as in "6.1.0-13-amd64".
+func (sysctls) version() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", fmt.Errorf("ask for the kernel's version: %w", err)
+	}
+	return unix.ByteSliceToString(name.Release[:]), nil
+}
+
+// loadMatches loads the modules that rules need and that no program loads by itself.
+// Where there are no modules to load, they may be part of the kernel: the rules will
+// tell.
+func loadMatches() {
+	if path, err := exec.LookPath("modprobe"); err == nil {
+		_ = exec.Command(path, "-a", "xt_set", "xt_NETMAP").Run()
+	}
+}
+
+// hasDevice reports whether a network device exists.
+func hasDevice(name string) bool {
+	_, err := net.InterfaceByName(name)
+	return err == nil
+}

@@ -1,0 +1,168 @@
+package ipvs
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"switchyard/iptables/ruleset"
+	"switchyard/proxier"
+)
+
+// wall is what is known of the rules in the kernel.
+type wall struct {
+	known bool
+	sums  map[chainID]uint64 // of our chains
+	base  []baseRule         // those that lead to them
+	stamp ruleset.Stamp      // after they were read or written last
+}
+
+// chainID names a chain of the kernel.
+type chainID struct{ table, name string }
+
+// ensureRules writes the chains that differ from what they should be. They depend on
+// the node alone, so mostly none does.
+func (a *attempt) ensureRules(node *proxier.Node) error {
+	if !a.wall.known {
+		if err := a.readRules(); err != nil {
+			return err
+		}
+	}
+	changes, sums := a.rulesToWrite(node)
+	if len(changes) > 0 {
+		a.report.Operations++
+		if err := a.rules.Restore(a.ctx, ruleset.Print(changes, 0).Text); err != nil {
+			a.report.Refused++
+			return err
+		}
+	}
+	a.wall.sums = sums
+	added, err := a.ensureBase()
+	if err != nil || len(changes) == 0 && !added {
+		return err
+	}
+	a.wall.stamp, err = a.rules.Stamp()
+	return err
+}
+
+// rulesToWrite are the chains that do not stand as they should, and the sums of all.
+func (a *attempt) rulesToWrite(node *proxier.Node) (changes []ruleset.Change, sums map[chainID]uint64) {
+	sums, a.report.Rules = map[chainID]uint64{}, map[string]proxier.RuleCount{}
+	chains := ruler{a.config, a.family, node}.chains()
+	for _, table := range tableNames {
+		change, n := ruleset.Change{Table: table}, proxier.RuleCount{}
+		for _, c := range chains[table] {
+			text := c.AppendTo(nil)
+			key := chainID{table, c.Name}
+			sums[key] = a.hasher.SumText(text)
+			n.Total += len(c.Rules)
+			if stands, ok := a.wall.sums[key]; !ok || stands != sums[key] {
+				change.Writes = append(change.Writes, ruleset.Write{Name: c.Name, Text: text, Rules: len(c.Rules), Owner: -1})
+				n.Written += len(c.Rules)
+			}
+		}
+		a.report.Rules[table] = n
+		if len(change.Writes) > 0 {
+			changes = append(changes, change)
+			a.count(&a.report.Written, "chains", len(change.Writes))
+		}
+	}
+	return changes, sums
+}
+
+func (a *attempt) ensureBase() (changed bool, err error) {
+	for _, rule := range baseRules() {
+		if slices.Contains(a.wall.base, rule) {
+			continue
+		}
+		added, err := a.rules.EnsureJump(rule.jump())
+		if err != nil {
+			return changed, fmt.Errorf("ensure jump %s: %w", rule.jump(), err)
+		}
+		if added {
+			a.report.Operations++
+			changed = true
+		}
+		a.wall.base = append(a.wall.base, rule)
+	}
+	return changed, nil
+}
+
+// jump is the rule in the words of the iptables program.
+func (b baseRule) jump() ruleset.Jump {
+	match := b.rule
+	match.Comment, match.Jump = "", ""
+	return ruleset.Jump{
+		Table: b.table, From: b.chain, To: b.rule.Jump,
+		Match: strings.Fields(match.String()), Comment: b.rule.Comment,
+	}
+}
+
+func (b *Backend) readRules() error {
+	stamp, err := b.rules.Stamp()
+	if err != nil {
+		return err
+	}
+	w, err := b.scanRules(context.Background())
+	if err != nil {
+		return err
+	}
+	b.wall, b.wall.stamp = w, stamp
+	return nil
+}
+
+// scanRules reads our chains and base rules.
+func (b *Backend) scanRules(ctx context.Context) (wall, error) {
+	w := wall{known: true, sums: map[chainID]uint64{}}
+	base := baseRules()
+	want := func(table, chain string) bool {
+		return owns(table, chain) || slices.ContainsFunc(base, func(r baseRule) bool { return r.table == table && r.chain == chain })
+	}
+	each := func(table string, c ruleset.Chain) {
+		if owns(table, c.Name) {
+			w.sums[chainID{table, strings.Clone(c.Name)}] = b.hasher.Sum(&c)
+			return
+		}
+		for _, r := range base {
+			if r.table == table && r.chain == c.Name && slices.Contains(c.Rules, r.rule) {
+				w.base = append(w.base, r)
+			}
+		}
+	}
+	for _, table := range tableNames {
+		dump, err := asking(func() ([]byte, error) { return b.rules.Save(ctx, table) })
+		if err != nil {
+			return wall{}, err
+		}
+		if err := ruleset.Scan(dump, want, each); err != nil {
+			return wall{}, fmt.Errorf("read table %s: %w", table, err)
+		}
+	}
+	return w, nil
+}
+
+// owned are our chains by table.
+var owned = map[string][]string{
+	"mangle": {firewallChain, rangesChain, outsideChain},
+	"nat": {servicesChain, postroutingChain, markMasqChain, balancerChain, nodePortChain,
+		shortCircuitChain, clusterMarkChain},
+	"filter": {forwardChain, nodePortChain, ipvsFilterChain},
+}
+
+func owns(table, chain string) bool { return slices.Contains(owned[table], chain) }
+
+// missingFrom says which of our rules is no longer as it was, "" if none.
+func (w *wall) missingFrom(now wall) string {
+	for key, sum := range w.sums {
+		if now.sums[key] != sum {
+			return fmt.Sprintf("chain %s %s was changed or deleted", key.table, key.name)
+		}
+	}
+	for _, r := range w.base {
+		if !slices.Contains(now.base, r) {
+			return fmt.Sprintf("the way to our chains from %s %s was deleted", r.table, r.chain)
+		}
+	}
+	return ""
+}
