@@ -43,12 +43,12 @@ bench: ## run the benchmarks
 
 lint: ## go vet, gofmt, staticcheck
 	$(GO) vet ./...
-	@unformatted=$$($(GOFMT) -l cmd iptables proxier test); \
+	@unformatted=$$($(GOFMT) -l cmd iptables ipvs proxier test userspace); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
 	$(GO) tool staticcheck ./...
 
 fmt: ## format the source
-	$(GOFMT) -w cmd iptables proxier test
+	$(GOFMT) -w cmd iptables ipvs proxier test userspace
 
 clean: ## remove what was built
 	rm -rf bin

@@ -12,6 +12,16 @@ type Driver struct {
 	// Name is the value of --proxy-mode, in lower case.
 	Name string
 
+	// Localnet: NodePorts on 127.0.0.0/8 take the sysctl route_localnet, which the
+	// caller sets once a State with such NodePorts is applied, or prepared for: the
+	// backend keeps strangers out of that range then.
+	Localnet bool
+	// NoLocalhost: NodePorts cannot answer on 127.0.0.0/8; no State asks for it.
+	NoLocalhost bool
+	// Relay is the port of the node at which the backend's own relay takes
+	// connections and flows; 0: the kernel sends them to the endpoints itself.
+	Relay uint16
+
 	// Open makes the backend of one family and leaves the kernel alone. about is
 	// a line for the log: what it found and chose. The error says what is missing
 	// and what to do.

@@ -15,23 +15,44 @@ import (
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 	"switchyard/proxier/proxiertest"
+	"switchyard/userspace"
+	"switchyard/userspace/relay"
 )
 
-// translation follows packets through the rules of a stage's States.
+// translator is a backend that makes rules.
+type translator struct {
+	name   string
+	tables func(*proxier.State, proxier.Settings) (ruleset.Tables, error)
+	// disagree says in what a trace differs from a fate, "" if in nothing.
+	disagree func(p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) string
+	// pins: the rules hold a client's affinity.
+	pins bool
+}
+
+var translators = []translator{
+	{"iptables", iptables.Tables, disagreement, true},
+	{"userspace", userspace.Tables, relayDisagreement, false},
+}
+
+// translation follows packets through the rules of a stage's States, of each
+// backend.
 type translation struct {
 	stage  *stage
-	tables map[proxier.Family]ruleset.Tables
+	tables map[string]map[proxier.Family]ruleset.Tables
 }
 
 func newTranslation(t testing.TB, st *stage) *translation {
 	t.Helper()
-	tr := &translation{st, map[proxier.Family]ruleset.Tables{}}
-	for f, state := range st.states {
-		tables, err := iptables.Tables(state, st.options.Backend)
-		if err != nil {
-			t.Fatal(err)
+	tr := &translation{st, map[string]map[proxier.Family]ruleset.Tables{}}
+	for _, by := range translators {
+		tr.tables[by.name] = map[proxier.Family]ruleset.Tables{}
+		for f, state := range st.states {
+			tables, err := by.tables(state, st.options.Backend)
+			if err != nil {
+				t.Fatalf("%s: %v", by.name, err)
+			}
+			tr.tables[by.name][f] = tables
 		}
-		tr.tables[f] = tables
 	}
 	return tr
 }
@@ -46,21 +67,26 @@ func (tr *translation) world(f proxier.Family, remembered map[string]bool) rules
 	}
 }
 
-// compare fails if the rules and State.Decide disagree about a packet.
+// compare fails if some backend's rules and State.Decide disagree about a packet.
 func (tr *translation) compare(t testing.TB, p proxier.Packet, what string) {
 	t.Helper()
 	f := proxier.FamilyOf(p.Dst.Addr())
 	want := tr.stage.states[f].Decide(p)
-	got := tr.tables[f].Trace(p, tr.world(f, nil))
-	if diff := disagreement(p, want, got); diff != "" {
-		t.Errorf("%s: %s %s -> %s (in %q): %s\nDecide: %s\ntraced: %v", what, p.Protocol, p.Src, p.Dst, p.In, diff, want, got)
-		return
+	for _, by := range translators {
+		got := tr.tables[by.name][f].Trace(p, tr.world(f, nil))
+		if diff := by.disagree(p, want, got); diff != "" {
+			t.Errorf("%s: %s: %s %s -> %s (in %q): %s\nDecide: %s\ntraced: %v",
+				by.name, what, p.Protocol, p.Src, p.Dst, p.In, diff, want, got)
+			continue
+		}
+		if by.pins {
+			tr.compareAffinity(t, p, want, got)
+		}
 	}
-	tr.compareAffinity(t, p, want, got)
 }
 
-// compareAffinity asks again for a client that is remembered: it must get the
-// same endpoint for certain.
+// compareAffinity asks iptables' rules again for a client that is remembered: it must
+// get the same endpoint for certain.
 func (tr *translation) compareAffinity(t testing.TB, p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) {
 	t.Helper()
 	if want.Verdict != proxier.Forward || want.Service.Affinity == 0 {
@@ -72,7 +98,7 @@ func (tr *translation) compareAffinity(t testing.TB, p proxier.Packet, want prox
 			t.Errorf("%s -> %s: nothing remembers the client of %s", p.Src, p.Dst, first.To)
 			return
 		}
-		again := tr.tables[f].Trace(p, tr.world(f, map[string]bool{first.Remember: true}))
+		again := tr.tables["iptables"][f].Trace(p, tr.world(f, map[string]bool{first.Remember: true}))
 		if len(again) != 1 || again[0].To != first.To {
 			t.Errorf("%s -> %s: went to %s, then to %v", p.Src, p.Dst, first.To, again)
 			return
@@ -113,6 +139,18 @@ func shareOf(ep proxier.Endpoint, all []proxier.Endpoint) float64 {
 		whole += e.Share()
 	}
 	return float64(ep.Share()) / float64(whole)
+}
+
+// relayDisagreement is disagreement where the rules only lead packets to the relay,
+// which chooses the endpoint by the same Decide.
+func relayDisagreement(_ proxier.Packet, want proxier.Fate, got []ruleset.Outcome) string {
+	switch {
+	case len(got) != 1 || got[0].Verdict != want.Verdict:
+		return "other verdict"
+	case want.Verdict == proxier.Forward && got[0].To.Port() != relay.Port:
+		return "not led to the relay"
+	}
+	return ""
 }
 
 // squarePackets is how many random packets the square is tested with.

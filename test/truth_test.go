@@ -9,35 +9,139 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"switchyard/iptables"
 	"switchyard/iptables/ruleset"
+	"switchyard/ipvs"
 	"switchyard/proxier"
 	"switchyard/proxier/node"
 	"switchyard/proxier/proxiertest"
 	"switchyard/test/netlab"
+	"switchyard/test/uml"
+	"switchyard/userspace"
 )
 
-// TestTruthNFT and TestTruthLegacy play every scenario with real packets through
-// the real kernel: hosts are network namespaces, the rules are programmed by the
-// backend, one scenario after the other on the same node.
-func TestTruthNFT(t *testing.T) { playAll(t, ruleset.NFT) }
+// TestTruthNFT and its like play every scenario with real packets through a real
+// kernel: hosts are network namespaces, a backend programs node-a, one scenario
+// after the other. A new backend is one more of them.
+func TestTruthNFT(t *testing.T) { playAll(t, iptablesTroupe(ruleset.NFT)) }
 
 // TestTruthLegacy is the same through the legacy tables.
-func TestTruthLegacy(t *testing.T) { playAll(t, ruleset.Legacy) }
+func TestTruthLegacy(t *testing.T) { playAll(t, iptablesTroupe(ruleset.Legacy)) }
 
-func playAll(t *testing.T, flavour ruleset.Flavour) {
+// TestTruthIPVS is the same in a kernel that has IPVS, and SCTP.
+func TestTruthIPVS(t *testing.T) {
+	uml.Tests(t, uml.Options{Timeout: 20 * time.Minute},
+		uml.Case{Name: "scenarios", Test: func(t *testing.T) { playAll(t, ipvsTroupe()) }})
+}
+
+// TestTruthUserspace is the same through a relay.
+func TestTruthUserspace(t *testing.T) { playAll(t, userspaceTroupe()) }
+
+// TestTruthInUML shows that what the other kernel tells can be believed: a backend
+// that is known from this one fares the same in it. A few scenarios of each kind do.
+func TestTruthInUML(t *testing.T) {
+	uml.Tests(t, uml.Options{}, uml.Case{Name: "scenarios", Test: func(t *testing.T) {
+		l := newTheatre(t, iptablesTroupe(ruleset.Legacy))
+		for i, s := range scenarios(t) {
+			if i%30 == 0 || strings.Contains(s.Name, "sctp") {
+				t.Run(s.Name, func(t *testing.T) { l.play(t, s) })
+			}
+		}
+		if l.leftOut > 0 || l.sent == 0 {
+			t.Errorf("%d packets sent, %d left out", l.sent, l.leftOut)
+		}
+	}})
+}
+
+// troupe is who plays.
+type troupe struct {
+	open func(context.Context, proxier.Family) (proxier.Backend, error)
+	// flavour is that of iptables by which the stage is set.
+	flavour ruleset.Flavour
+	// differs changes what a packet is to expect where this backend cannot do as the
+	// others do, and names the difference, as docs/differences.md does; "": there is
+	// none. nil: nowhere.
+	differs func(*proxiertest.Packet) string
+}
+
+// truthSettings are those of all backends that play.
+var truthSettings = proxier.Settings{MasqueradeBit: 14}
+
+func iptablesTroupe(flavour ruleset.Flavour) troupe {
+	return troupe{flavour: flavour, open: func(ctx context.Context, f proxier.Family) (proxier.Backend, error) {
+		tool, err := ruleset.Find(ctx, f, flavour)
+		if err != nil {
+			return nil, err
+		}
+		return iptables.New(tool, truthSettings), nil
+	}}
+}
+
+// driverTroupe opens a backend as kube-proxy does.
+func driverTroupe(d proxier.Driver) troupe {
+	flavour := ruleset.NFT
+	if uml.Inside() {
+		flavour = ruleset.Legacy
+	}
+	return troupe{flavour: flavour, open: func(ctx context.Context, f proxier.Family) (proxier.Backend, error) {
+		b, _, err := d.Open(ctx, f, truthSettings)
+		return b, err
+	}}
+}
+
+func ipvsTroupe() troupe {
+	who := driverTroupe(ipvs.Driver())
+	who.differs = func(p *proxiertest.Packet) string {
+		switch {
+		case p.Want.Verdict != proxier.Forward:
+		case p.Dst.Addr().IsLoopback():
+			p.Want.Verdict, p.Want.Endpoints = proxier.Reject, nil
+			return localhost
+		case p.From == string(proxiertest.FromNode) && masquerade(p):
+			return ownSource
+		}
+		return ""
+	}
+	return who
+}
+
+func userspaceTroupe() troupe {
+	who := driverTroupe(userspace.Driver())
+	who.differs = func(p *proxiertest.Packet) string {
+		if p.Want.Verdict == proxier.Forward && masquerade(p) {
+			return "an endpoint sees the relay, not the client"
+		}
+		return ""
+	}
+	return who
+}
+
+// masquerade makes all endpoints expect an address of the node, and reports whether
+// one did not before.
+func masquerade(p *proxiertest.Packet) (changed bool) {
+	p.Want.Endpoints = slices.Clone(p.Want.Endpoints)
+	for i := range p.Want.Endpoints {
+		changed = changed || !p.Want.Endpoints[i].Masq
+		p.Want.Endpoints[i].Masq = true
+	}
+	return changed
+}
+
+func playAll(t *testing.T, who troupe) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: network namespaces")
 	}
-	l := newTheatre(t, flavour)
+	l := newTheatre(t, who)
 	for _, s := range scenarios(t) {
 		t.Run(s.Name, func(t *testing.T) { l.play(t, s) })
 	}
-	t.Logf("%d packets sent, %d of SCTP left out: the kernel has no SCTP sockets", l.sent, l.sctp)
+	t.Logf("%d packets sent, %d of SCTP left out (the kernel has SCTP sockets: %v)", l.sent, l.leftOut, netlab.HasSCTP())
+	for name, n := range l.differed {
+		t.Logf("%d packets of a named difference: %s", n, name)
+	}
 	if l.sent < 500 {
 		t.Errorf("only %d packets were sent", l.sent)
 	}
@@ -46,14 +150,15 @@ func playAll(t *testing.T, flavour ruleset.Flavour) {
 // theatre is the laboratory made real.
 type theatre struct {
 	*netlab.Cluster
-	flavour  ruleset.Flavour
-	backends map[proxier.Family]*iptables.Backend
+	troupe
+	backends map[proxier.Family]proxier.Backend
 	pods     map[netip.Addr]*netlab.Host
 	served   map[server]bool
 	lent     map[netip.Addr]bool // addresses that a host has for this scenario
 	masked   map[netip.Addr]bool // addresses of node-a that masquerading can choose
 	sent     int
-	sctp     int
+	leftOut  int // packets of SCTP, where the kernel has none
+	differed map[string]int
 }
 
 type server struct {
@@ -61,14 +166,19 @@ type server struct {
 	addr     netip.AddrPort
 }
 
-func newTheatre(t *testing.T, flavour ruleset.Flavour) *theatre {
+func newTheatre(t *testing.T, who troupe) *theatre {
 	t.Helper()
 	c, err := netlab.NewCluster("truth")
 	if err != nil {
 		t.Fatal(err)
 	}
+	backends := map[proxier.Family]proxier.Backend{}
 	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
+		var errs []error
+		for _, b := range backends {
+			errs = append(errs, b.Close())
+		}
+		if err := errors.Join(append(errs, c.Close())...); err != nil {
 			t.Error(err)
 		}
 	})
@@ -76,16 +186,15 @@ func newTheatre(t *testing.T, flavour ruleset.Flavour) *theatre {
 		t.Fatal(err)
 	}
 	l := &theatre{
-		Cluster: c, flavour: flavour, backends: map[proxier.Family]*iptables.Backend{},
+		Cluster: c, troupe: who, backends: backends,
 		pods: map[netip.Addr]*netlab.Host{}, served: map[server]bool{}, lent: map[netip.Addr]bool{}, masked: map[netip.Addr]bool{},
+		differed: map[string]int{},
 	}
-	err = c.Host(netlab.NodeA).Do(func() error {
+	err = c.Host(netlab.NodeA).Do(func() (err error) {
 		for _, f := range families {
-			tool, err := ruleset.Find(context.Background(), f, flavour)
-			if err != nil {
+			if backends[f], err = who.open(context.Background(), f); err != nil {
 				return err
 			}
-			l.backends[f] = iptables.New(tool, proxier.Settings{MasqueradeBit: 14})
 		}
 		addrs, err := node.Addresses()
 		for _, a := range addrs {
@@ -128,9 +237,14 @@ func (l *theatre) play(t *testing.T, s proxiertest.Scenario) {
 	}
 	var acts []*act
 	for _, p := range s.Packets {
-		if p.Protocol == proxier.SCTP {
-			l.sctp++
+		if p.Protocol == proxier.SCTP && !netlab.HasSCTP() {
+			l.leftOut++
 			continue
+		}
+		if l.differs != nil {
+			if name := l.differs(&p); name != "" {
+				l.differed[name]++
+			}
 		}
 		host, src := l.source(t, p)
 		for _, ep := range p.Want.Endpoints {
@@ -257,129 +371,4 @@ func (l *theatre) serve(t *testing.T, protocol proxier.Protocol, addr netip.Addr
 	if err := l.Serve(l.hostOf(t, addr.Addr()), protocol, addr, addr.String()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// act is one packet line, played until it is clear what becomes of it.
-type act struct {
-	*theatre
-	packet proxiertest.Packet
-	host   *netlab.Host
-	src    netip.Addr
-	short  bool // do not wait long for an answer: not all come back
-}
-
-func (a *act) play() error {
-	if a.packet.Want.Verdict == proxier.Forward {
-		return a.playForward()
-	}
-	return a.judge(a.probe())
-}
-
-func (a *act) probe() netlab.Result {
-	p := netlab.Probe{Protocol: a.packet.Protocol, Dst: a.packet.Dst, Timeout: 300 * time.Millisecond}
-	if a.src.IsValid() {
-		p.Src = netip.AddrPortFrom(a.src, 0)
-	}
-	switch {
-	case a.packet.Want.Verdict == proxier.Forward && !a.short:
-		p.Timeout = 3 * time.Second
-	case a.packet.Want.Verdict == proxier.Reject:
-		// Between namespaces an ICMPv6 error comes while connect still holds the
-		// socket, which takes note only of the one for its second SYN, a second later.
-		p.Timeout = 2 * time.Second
-	}
-	return a.host.Probe(context.Background(), p)
-}
-
-// judge compares what happened to a packet that no endpoint may see.
-func (a *act) judge(r netlab.Result) error {
-	ok := false
-	switch a.packet.Want.Verdict {
-	case proxier.Reject:
-		ok = r.Verdict == netlab.Refused
-	case proxier.Drop:
-		// The kernel tells a sender on the node itself that its datagram was dropped.
-		ok = r.Verdict == netlab.Timeout || errors.Is(r.Err, syscall.EPERM)
-	case proxier.Pass:
-		ok = r.Verdict != netlab.Answered || r.Endpoint == a.packet.Dst.String()
-	}
-	if !ok {
-		return fmt.Errorf("it was %s by %q (%v)", r.Verdict, r.Endpoint, r.Err)
-	}
-	return nil
-}
-
-// playForward probes until every endpoint answered; none else may, and each must
-// see the client that it should.
-func (a *act) playForward() error {
-	seen := map[string]int{}
-	want := a.answering()
-	a.short = len(want) < len(a.packet.Want.Endpoints)
-	for range a.tries(len(want)) {
-		r := a.probe()
-		if a.short && r.Verdict == netlab.Timeout {
-			continue
-		}
-		if r.Verdict != netlab.Answered {
-			return fmt.Errorf("it was %s: %v", r.Verdict, r.Err)
-		}
-		if err := a.check(r); err != nil {
-			return err
-		}
-		if seen[r.Endpoint]++; len(seen) == len(want) && !a.packet.Want.Sticky {
-			return nil
-		}
-	}
-	switch {
-	case a.packet.Want.Sticky && len(seen) > 1:
-		return fmt.Errorf("one client went to several endpoints: %v", seen)
-	case a.packet.Want.Sticky || len(want) == 0:
-		return nil
-	}
-	return fmt.Errorf("only %v answered", seen)
-}
-
-// tries is how often a packet is sent at most: until it would be a wonder (one in
-// a million) if an endpoint had not been chosen, a few times to see that a client
-// stays, and once where no answer can come back.
-func (a *act) tries(answering int) int {
-	switch {
-	case answering == 0:
-		return 1
-	case a.packet.Want.Sticky && a.short:
-		return 3
-	case a.packet.Want.Sticky:
-		return 10
-	}
-	return 20 * len(a.packet.Want.Endpoints)
-}
-
-func (a *act) check(r netlab.Result) error {
-	i := slices.IndexFunc(a.packet.Want.Endpoints, func(e proxiertest.Endpoint) bool { return e.Addr.String() == r.Endpoint })
-	if i < 0 {
-		return fmt.Errorf("it was answered by %s", r.Endpoint)
-	}
-	client, masq := r.ClientSeen.Addr().Unmap(), a.packet.Want.Endpoints[i].Masq
-	if masq && !a.masked[client] {
-		return fmt.Errorf("%s saw %s, which is no address of the node", r.Endpoint, client)
-	}
-	if !masq && client != a.packet.Src {
-		return fmt.Errorf("%s saw %s, not the client", r.Endpoint, client)
-	}
-	return nil
-}
-
-// answering are the endpoints whose answers come back by way of node-a, where
-// they are translated back. An endpoint elsewhere answers a client elsewhere
-// directly, who cannot know it.
-func (a *act) answering() []proxiertest.Endpoint {
-	pods := proxiertest.LabOf(proxier.FamilyOf(a.packet.Dst.Addr())).NodePods
-	here := func(addr netip.Addr) bool { return pods.Contains(addr) || a.masked[addr] }
-	var out []proxiertest.Endpoint
-	for _, e := range a.packet.Want.Endpoints {
-		if e.Masq || here(e.Addr.Addr()) || here(a.packet.Src) || a.host == a.Host(netlab.NodeA) {
-			out = append(out, e)
-		}
-	}
-	return out
 }

@@ -40,7 +40,7 @@ func (o *observer) Queued(time.Time) {
 func (o *observer) Applied(f proxier.Family, last, next *proxier.State, report proxier.Report) {
 	o.healthz.Applied(f, o.lastLook(f))
 	o.cleaner.Applied(last, next)
-	if next.Node.NodePorts.Localhost {
+	if next.Node.NodePorts.Localhost && o.driver.Localnet {
 		o.localhost.Do(func() { openLocalhost(o.log) })
 	}
 	o.reports[f].tell(ofReport(f, report))

@@ -26,6 +26,7 @@ import (
 // kernel, and what listens along it.
 type proxy struct {
 	options config.Options
+	driver  proxier.Driver
 	log     *slog.Logger
 	store   *cluster.Store
 	source  source
@@ -66,6 +67,9 @@ func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, 
 	prepare(o, log)
 	o.Backend.ConntrackLiberal = node.ConntrackLiberal()
 	p.options = o
+	p.driver, _ = backends.ByName(o.Mode)
+	p.options.Node = nodeOptions(o, p.driver)
+	p.cleaner.Relay(p.driver.Relay)
 	p.problem = diary{log: log, events: p.source.events}
 	p.healthz = health.NewHealthz(o.Sync, p.source.age)
 	p.service.SetHealthy(p.healthz.Healthy)
@@ -93,6 +97,14 @@ func (p *proxy) metricsOptions() metrics.Options {
 	return o
 }
 
+// nodeOptions are what a backend can do of what was configured.
+func nodeOptions(o config.Options, driver proxier.Driver) node.Options {
+	if driver.NoLocalhost {
+		o.Node.LocalhostNodePorts = false
+	}
+	return o.Node
+}
+
 // resyncs is how many sync periods pass between two full comparisons with the
 // kernel: what others do is noticed by then at the latest, and mostly at once.
 const resyncs = 20
@@ -100,7 +112,6 @@ const resyncs = 20
 // targets opens the backend of every family that the machine has. One family
 // that cannot be served does not stop the other.
 func (p *proxy) targets(ctx context.Context) ([]engine.Target, error) {
-	driver, _ := backends.ByName(p.options.Mode)
 	var targets []engine.Target
 	var errs []error
 	for _, f := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
@@ -108,7 +119,7 @@ func (p *proxy) targets(ctx context.Context) ([]engine.Target, error) {
 			p.log.Info("the kernel does not have this IP family: it is left out", "family", f)
 			continue
 		}
-		backend, about, err := driver.Open(ctx, f, p.options.Backend)
+		backend, about, err := p.driver.Open(ctx, f, p.options.Backend)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -164,12 +175,16 @@ func (p *proxy) run(ctx context.Context, beside func(context.Context)) error {
 	return errors.Join(err, p.close(), p.reason(ctx))
 }
 
-func (p *proxy) close() (err error) {
+// close ends the backends, all at once: each may have connections to wait for.
+func (p *proxy) close() error {
 	p.service.Close()
-	for _, b := range p.opened {
-		err = errors.Join(err, b.Close())
+	errs := make([]error, len(p.opened))
+	var wait sync.WaitGroup
+	for i, b := range p.opened {
+		wait.Go(func() { errs[i] = b.Close() })
 	}
-	return err
+	wait.Wait()
+	return errors.Join(errs...)
 }
 
 // errReconfigured ends the process, which the kubelet starts again, with success.

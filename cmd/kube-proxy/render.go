@@ -43,6 +43,7 @@ func render(args []string, out io.Writer) error {
 	source := manifest.New(o.Manifest, store)
 	loadErr := source.Load()
 	r := renderer{options: o, snap: store.Snapshot(), out: out, ruleset: *as == "ruleset"}
+	r.driver, _ = backends.ByName(o.Mode)
 	if loadErr != nil && r.snap.Node == nil && r.snap.Services.Len() == 0 {
 		return loadErr // nothing to show
 	}
@@ -58,6 +59,7 @@ func render(args []string, out io.Writer) error {
 
 type renderer struct {
 	options config.Options
+	driver  proxier.Driver
 	snap    cluster.Snapshot
 	out     io.Writer
 	ruleset bool
@@ -72,13 +74,12 @@ func (r *renderer) family(f proxier.Family, local []string) error {
 		addrs = r.snap.Node.Addresses
 	}
 	state := compile.New(f, r.options.Compile).
-		Compile(r.snap, node.Describe(f, r.snap.Node, addrs, r.options.Node))
+		Compile(r.snap, node.Describe(f, r.snap.Node, addrs, nodeOptions(r.options, r.driver)))
 	if !r.ruleset {
 		_, err := io.WriteString(r.out, state.String()+"\n")
 		return err
 	}
-	driver, _ := backends.ByName(r.options.Mode)
-	text, err := driver.Render(state, r.options.Backend)
-	fmt.Fprintf(r.out, "# %s, %s\n%s\n", f, driver.Name, text)
+	text, err := r.driver.Render(state, r.options.Backend)
+	fmt.Fprintf(r.out, "# %s, %s\n%s\n", f, r.driver.Name, text)
 	return err
 }

@@ -41,6 +41,7 @@ func run(args []string, out io.Writer) error {
 		return config.Write(o.WriteTo, o.Effective)
 	}
 	log := logger(o)
+	logLibraries(log)
 	for _, warning := range o.Warnings {
 		log.Warn(warning)
 	}
@@ -77,12 +78,12 @@ func initialize(o config.Options, log *slog.Logger) error {
 		if driver.Prepare == nil || !node.HasFamily(f) {
 			continue
 		}
-		n := node.Describe(f, nil, nil, o.Node)
+		n := node.Describe(f, nil, nil, nodeOptions(o, driver))
 		did, err := driver.Prepare(context.Background(), f, &n, o.Backend)
 		for _, what := range did {
 			log.Info("prepared", "family", f, "what", what)
 		}
-		if err == nil && n.NodePorts.Localhost {
+		if err == nil && n.NodePorts.Localhost && driver.Localnet {
 			openLocalhost(log)
 		}
 		errs = append(errs, err)

@@ -125,21 +125,34 @@ func (s *start) lacks(n *cluster.Node) string {
 // patiently says what is waited for, and ends a wait that lasted long enough.
 func (s *start) patiently(ctx context.Context) {
 	for wait := time.Second; !s.hasBegun(); wait = min(2*wait, nodePatience) {
-		sleep(ctx, wait)
+		sleep(ctx, s.notLongerThanPatience(wait))
 		if ctx.Err() != nil {
 			return
 		}
 		s.mu.Lock()
-		missing := ""
+		missing, holds := "", "no Service is programmed"
+		if s.isEarly {
+			holds = "only the Service of the API server is programmed"
+		}
 		if !s.delivered.IsZero() {
 			missing = s.lacks(s.store.Snapshot().Node)
 		}
 		s.mu.Unlock()
 		if missing != "" {
-			s.log.Warn("waiting, no rule is written", "for", missing)
+			s.log.Warn("waiting, "+holds, "for", missing)
 		}
 		s.proceed()
 	}
+}
+
+// notLongerThanPatience cuts a wait where the patience for the Node ends in it.
+func (s *start) notLongerThanPatience(wait time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.delivered.Add(nodePatience)); left > 0 {
+		return min(wait, left)
+	}
+	return wait
 }
 
 // early starts the engine with the API server's Service alone if all else is late.

@@ -31,6 +31,7 @@ type Cleaner struct {
 	clean   func(context.Context, proxier.Family, *Policy) (int, error)
 	log     *slog.Logger
 	observe func(Pass)
+	relay   uint16
 	wake    chan struct{}
 
 	mu      sync.Mutex
@@ -56,6 +57,10 @@ func New(clean func(context.Context, proxier.Family, *Policy) (int, error), log 
 // Observe sets a function that is told of each pass, for metrics. Call it before
 // Run.
 func (c *Cleaner) Observe(f func(Pass)) { c.observe = f }
+
+// Relay tells that flows do not go to endpoints themselves, but to this port of the
+// node, where a relay takes them. Call it before Run.
+func (c *Cleaner) Relay(port uint16) { c.relay = port }
 
 // Applied tells that the kernel was brought from last to next; last is nil if it
 // is not known what the kernel held. It only notes what is to be done, whether or
@@ -147,7 +152,9 @@ func (c *Cleaner) passes(ctx context.Context) bool {
 
 func (c *Cleaner) pass(ctx context.Context, family proxier.Family, w work) bool {
 	start := time.Now()
-	deleted, err := c.clean(ctx, family, build(w.next, w.former))
+	policy := build(w.next, w.former)
+	policy.relay = c.relay
+	deleted, err := c.clean(ctx, family, policy)
 	p := Pass{Family: family, Deleted: deleted, Duration: time.Since(start), Err: err}
 	c.observe(p)
 	switch {

@@ -22,6 +22,7 @@ func (f *Flow) translated() bool { return f.ReplySrc != f.Dst }
 // Policy tells stale flows from others. Immutable; a nil Policy is empty.
 type Policy struct {
 	node   *proxier.Node // of the wanted State
+	relay  uint16        // the port of the node at which a relay takes flows; 0: none
 	live   map[frontend]target
 	former map[frontend][]former
 }
@@ -118,12 +119,19 @@ func (p *Policy) Stale(f Flow) bool {
 		switch {
 		case serves(t.svc, f.ReplySrc):
 			return false
+		case p.relayed(f.ReplySrc):
+			return !t.forwards // which endpoint is right, the relay knows
 		case f.translated():
 			return true
 		}
 		return t.forwards // it passed by before there were rules
 	}
 	return f.translated() && p.formerly(&f)
+}
+
+// relayed reports whether a flow ends in a relay on this node.
+func (p *Policy) relayed(addr netip.AddrPort) bool {
+	return p.relay != 0 && addr.Port() == p.relay && p.node.IsLocal(addr.Addr())
 }
 
 func (p *Policy) lookup(f *Flow) (target, bool) {
@@ -137,11 +145,11 @@ func (p *Policy) lookup(f *Flow) (target, bool) {
 // formerly reports whether the flow was sent to its endpoint by a frontend that
 // is no more.
 func (p *Policy) formerly(f *Flow) bool {
-	return slices.ContainsFunc(p.former[frontend{f.Protocol, f.Dst}], func(o former) bool {
-		return serves(o.svc, f.ReplySrc)
-	}) || slices.ContainsFunc(p.former[nodePort(f.Protocol, f.Dst.Port())], func(o former) bool {
-		return o.node.ServesNodePort(f.Dst.Addr()) && serves(o.svc, f.ReplySrc)
-	})
+	led := func(o former) bool { return serves(o.svc, f.ReplySrc) || p.relayed(f.ReplySrc) }
+	return slices.ContainsFunc(p.former[frontend{f.Protocol, f.Dst}], led) ||
+		slices.ContainsFunc(p.former[nodePort(f.Protocol, f.Dst.Port())], func(o former) bool {
+			return o.node.ServesNodePort(f.Dst.Addr()) && led(o)
+		})
 }
 
 // serves reports whether a flow may stay at an address: one of the Service's

@@ -122,6 +122,38 @@ func TestStaleByNodePortAddresses(t *testing.T) {
 	}
 }
 
+// Where a relay of the node takes the flows, that is where they belong.
+func TestStaleByRelay(t *testing.T) {
+	for _, row := range []struct {
+		why        string
+		last, next []string
+		flow       string
+		stale      bool
+	}{
+		{"at the relay", nil, []string{dns}, "udp client:4000 vip:53 node:10247", false},
+		{"at the relay, its endpoint was replaced", []string{dns}, []string{"udp dns vip:53 > pod2:53"}, "udp client:4000 vip:53 node:10247", false},
+		{"at the relay, no endpoint left", []string{dns}, []string{none}, "udp client:4000 vip:53 node:10247", true},
+		{"at the relay, Service deleted", []string{dns}, nil, "udp client:4000 vip:53 node:10247", true},
+		{"at the relay, node port gone", []string{dns}, []string{"udp dns vip:53 > pod1:53"}, "udp client:4000 node:30053 node:10247", true},
+		{"the same port of somebody else", nil, []string{dns}, "udp client:4000 vip:53 pod3:10247", true},
+		{"another port of the node", nil, []string{dns}, "udp client:4000 vip:53 node:10248", true},
+		{"passed by before there were rules", nil, []string{dns}, "udp client:4000 vip:53 vip:53", true},
+	} {
+		for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
+			var last *proxier.State
+			if row.last != nil {
+				last = state(family, row.last, "any")
+			}
+			next := state(family, row.next, "any")
+			policy := build(next, diff(last, next).former)
+			policy.relay = 10247
+			if got := policy.Stale(flow(family, row.flow)); got != row.stale {
+				t.Errorf("%s, %s: stale is %v, want %v", family, row.why, got, row.stale)
+			}
+		}
+	}
+}
+
 // No pass at all where no flow can have become stale.
 func TestEmpty(t *testing.T) {
 	const web = "tcp web vip:80 port:30080 > pod1:80"

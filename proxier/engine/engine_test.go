@@ -165,8 +165,8 @@ func TestFailureIsRetriedWithBackoff(t *testing.T) {
 	}
 }
 
-// A change during a backoff is tried at once, and a failure of it makes the
-// next wait longer, not shorter.
+// A change during a backoff is tried at once, and its failure leaves the planned
+// retry where it was: neither sooner nor later.
 func TestChangeDuringBackoff(t *testing.T) {
 	b := &fake{answer: func(int) (proxier.Report, error) { return proxier.Report{}, errors.New("no") }}
 	trial{options: Options{MinSync: 500 * ms}}.run(t, b, func(e *bench) {
@@ -176,14 +176,34 @@ func TestChangeDuringBackoff(t *testing.T) {
 		e.after(200 * ms)
 		e.Changed() // due at 3.5
 		e.after(10 * s)
-		e.begun(0, s, 3*s, 3500*ms, 11500*ms)
+		e.begun(0, s, 3*s, 3500*ms, 7*s)
 		b.answer = nil
 		e.after(time.Minute)
-		e.begun(0, s, 3*s, 3500*ms, 11500*ms, 27500*ms)
+		e.begun(0, s, 3*s, 3500*ms, 7*s, 15*s)
 		b.answer = func(int) (proxier.Report, error) { return proxier.Report{}, errors.New("no") }
 		e.Changed() // at 73.2, and a fresh backoff
 		e.after(1500 * ms)
 		same(t, "after success", e.fakes[0].begun[6:], []time.Duration{73200 * ms, 74200 * ms})
+	})
+}
+
+// Changes that come while the kernel refuses everything for a moment do not put off
+// the time at which all is well again.
+func TestManyChangesInAShortTrouble(t *testing.T) {
+	b := &fake{}
+	trial{options: Options{Retry: 30 * s}}.run(t, b, func(e *bench) {
+		e.Changed()
+		e.after(10 * s)
+		b.answer = func(int) (proxier.Report, error) { return proxier.Report{}, errors.New("no") }
+		for range 8 { // from 10.0 to 10.7
+			e.Changed()
+			e.after(100 * ms)
+		}
+		b.answer = nil
+		e.after(30 * s)
+		if got := e.fakes[0].begun; got[len(got)-1] != 11*s {
+			t.Errorf("applies began at %v, and the last should have at 11 s", got)
+		}
 	})
 }
 

@@ -179,14 +179,25 @@ func (f *family) forget() error {
 	return guard("forget", func() error { r.Forget(); return nil })
 }
 
+// failed plans the retry. A change is tried at once, whatever is planned, and its
+// failure leaves the plan as it is: else a few changes in a moment of trouble would put
+// the retry off until long after it.
 func (f *family) failed(err error, end time.Time) {
-	wait := max(f.retries.next(), f.options.MinSync)
+	if f.last != nil { // it worked until now
+		f.retries.reset()
+		f.agenda.retry = time.Time{}
+	}
+	retry := f.agenda.retry
+	if !retry.After(end) {
+		retry = end.Add(f.retries.next())
+	}
+	retry = later(retry, end.Add(f.options.MinSync))
 	// The retry reads everything back: no need for a resync or a look at what
 	// others did.
-	f.agenda = agenda{retry: end.Add(wait)}
+	f.agenda = agenda{retry: retry}
 	f.last = nil
 	f.progress.failed(err)
-	f.diary.failed(err, wait)
+	f.diary.failed(err, retry.Sub(end))
 	f.observers.tell(func(o Observer) { o.Failed(f.Family, err) })
 }
 
@@ -200,8 +211,8 @@ func (f *family) succeeded(want *proxier.State, report proxier.Report, end time.
 	f.planRetry(end, last == nil || len(gone) > 0, last == want)
 	f.planWatch(end, report.Full)
 	f.progress.succeeded(end, report.SetAside)
-	if len(back) > 0 {
-		last = nil
+	if len(back) > 0 || report.Repaired != "" || report.Full && report.Operations > 0 {
+		last = nil // what the kernel held meanwhile is not known
 	}
 	f.observers.tell(func(o Observer) { o.Applied(f.Family, last, want, report) })
 }

@@ -19,8 +19,8 @@ type Observer interface {
 	Queued(at time.Time)
 	// Applied tells that the kernel holds next, apart from the services that the
 	// report sets aside. It held last before; last is nil if that is not known:
-	// at the first apply, after a failure, and when a service that was set aside
-	// went in.
+	// at the first apply, after a failure, when a service that was set aside went in,
+	// and when something had to be put right that somebody else did.
 	Applied(family proxier.Family, last, next *proxier.State, report proxier.Report)
 	// Failed tells of each attempt that failed.
 	Failed(family proxier.Family, err error)

@@ -67,6 +67,32 @@ func TestObserversSeeWhatTheKernelHeld(t *testing.T) {
 	})
 }
 
+// What somebody else did to the kernel has let packets pass that no State would have:
+// whoever cleans up after a change must not rely on the State before.
+func TestObserversLearnOfRepairs(t *testing.T) {
+	for name, report := range map[string]proxier.Report{
+		"repaired":                    {Operations: 1, Repaired: "chain gone"},
+		"found different by a resync": {Operations: 1, Full: true},
+	} {
+		b := &fake{answer: func(call int) (proxier.Report, error) {
+			if call == 1 {
+				return report, nil
+			}
+			return proxier.Report{}, nil
+		}}
+		trial{}.run(t, b, func(e *bench) {
+			for range 3 {
+				e.Changed()
+				e.after(s)
+			}
+			seen := e.seen.applied
+			if len(seen) != 3 || seen[1].last != nil || seen[2].last != b.states[1] {
+				t.Errorf("%s: observer was told of %v before", name, seen)
+			}
+		})
+	}
+}
+
 // PendingSince is the oldest change that is not in the kernel, through waiting,
 // applying and failing.
 func TestPendingSince(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 )
 
 // ClientOptions are those of KubeProxyConfiguration's clientConnection. Zero
@@ -38,6 +39,7 @@ func NewClient(kubeconfig, master string, o ClientOptions) (kubernetes.Interface
 	if err != nil {
 		return nil, err
 	}
+	followToken(config)
 	p := &pulse{}
 	config.Dial = p.dial
 	config.QPS, config.Burst, config.UserAgent = o.QPS, o.Burst, o.UserAgent
@@ -59,6 +61,17 @@ func NewClient(kubeconfig, master string, o ClientOptions) (kubernetes.Interface
 		return nil, fmt.Errorf("make client of the API server: %w", err)
 	}
 	return &pulsed{Interface: client, pulse: p}, nil
+}
+
+// followToken has a token's file read again once the server refuses the token, and
+// not only each minute, as client-go does by itself.
+func followToken(config *rest.Config) {
+	if config.BearerTokenFile == "" {
+		return
+	}
+	source := transport.NewCachedFileTokenSource(config.BearerTokenFile)
+	config.Wrap(transport.ResettableTokenSourceWrapTransport(source))
+	config.BearerToken, config.BearerTokenFile = "", ""
 }
 
 func loadConfig(kubeconfig, master string) (*rest.Config, error) {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"switchyard/proxier/cluster"
@@ -164,6 +165,47 @@ func TestRequestsAreProtobuf(t *testing.T) {
 	}
 	if got := agent.Load(); got != "kube-proxy/test" {
 		t.Errorf("user agent %q", got)
+	}
+}
+
+// A token that is refused is read again for the next request, and not within a
+// minute.
+func TestRefusedTokenIsReadAgain(t *testing.T) {
+	const old, new = "Bearer old", "Bearer new"
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != new {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer server.Close()
+	kubeconfig := kubeconfigFor(t, server, server.Listener.Addr().String())
+	token := filepath.Join(filepath.Dir(kubeconfig), "token")
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(kubeconfig, strings.Replace(string(text), "cluster: c}", "cluster: c, user: u}", 1)+
+		"users: [{name: u, user: {tokenFile: "+token+"}}]\n")
+	write(token, strings.TrimPrefix(old, "Bearer "))
+	client, err := NewClient(kubeconfig, "", ClientOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() error {
+		return client.CoreV1().RESTClient().Get().AbsPath("/version").Do(t.Context()).Error()
+	}
+	if err := ask(); !apierrors.IsUnauthorized(err) {
+		t.Fatalf("with the old token: %v", err)
+	}
+	write(token, strings.TrimPrefix(new, "Bearer "))
+	_ = ask() // with what was read before; that it is refused makes it be read again
+	if err := ask(); err != nil {
+		t.Errorf("with the new token: %v", err)
 	}
 }
 

@@ -24,6 +24,9 @@ const (
 	minWatch, maxWatch = 300, 600 // seconds
 	// longPause is for what this server does not have or does not give us.
 	longPause = 10 * time.Minute
+	// refusals are how many it takes to believe them: an API server that is starting
+	// does not know its roles yet.
+	refusals = 5
 	// brief is the time in which a watch that ends without a word has failed.
 	brief = time.Second
 )
@@ -85,15 +88,16 @@ func (f *follower) judge(err error) time.Duration {
 	}
 	switch {
 	case lost(err) && f.version != "":
-		f.version = "" // in the order of things, so nothing to tell
-		return f.pause()
+		f.version = ""   // in the order of things, so nothing to tell
+		f.failures = 0   // and an answer: what failed before it is over
+		return f.pause() // not all nodes at once
 	case f.version == "" && f.streams && unheardOf(err):
 		f.streams = false
 		return 0
 	case f.version == "":
 		f.streams = f.source.streaming // whatever it was, it was not the stream
 	}
-	if f.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
+	if f.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err) && f.failures >= refusals) {
 		f.source.log.without(f.name, err)
 		return longPause + rand.N(longPause)
 	}

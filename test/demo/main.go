@@ -27,13 +27,16 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-// modes are the proxy modes that a demo can be run in.
-var modes = []string{"iptables"}
+	"switchyard/cmd/backends"
+	"switchyard/test/uml"
+)
 
 // errBroken: at least one row is not as promised; the table has said which.
 var errBroken = errors.New("not all is as promised")
+
+// exitBroken is the exit status that tells it.
+const exitBroken = 1
 
 type options struct {
 	mode        string
@@ -47,8 +50,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := parse(os.Args[1:])
-	if err == nil {
-		err = run(ctx, o)
+	switch out := newPrinter(os.Stdout); {
+	case err != nil:
+	case needsKernel(o.mode):
+		err = runInside(ctx, o, out, os.Args[1:])
+	default:
+		err = run(ctx, o, out)
 	}
 	switch {
 	case err == nil:
@@ -65,7 +72,7 @@ func main() {
 func exitCode(ctx context.Context, err error) int {
 	switch {
 	case errors.Is(err, errBroken):
-		return 1
+		return exitBroken
 	case ctx.Err() != nil:
 		return 130
 	}
@@ -75,6 +82,7 @@ func exitCode(ctx context.Context, err error) int {
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
+	modes := backends.Names()
 	f.StringVar(&o.mode, "mode", "iptables", "proxy `mode`: "+strings.Join(modes, ", "))
 	f.BoolVar(&o.keep, "keep", false, "leave the lab up until Enter or Ctrl-C")
 	f.StringVar(&o.binary, "binary", "bin/kube-proxy", "the proxy to run")
@@ -96,8 +104,7 @@ func parse(args []string) (options, error) {
 }
 
 // run shows everything and cleans up whatever came of it.
-func run(ctx context.Context, o options) (err error) {
-	out := newPrinter(os.Stdout)
+func run(ctx context.Context, o options, out *printer) (err error) {
 	s, err := newStage(ctx, o, out)
 	if err != nil {
 		return err
@@ -111,7 +118,12 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	broken := out.table(rows)
 	out.summary(rows, time.Since(start))
-	if o.keep {
+	if o.mode == "ipvs" {
+		if err := s.servers(ctx); err != nil {
+			return err
+		}
+	}
+	if o.keep && !uml.Inside() {
 		s.linger(ctx)
 	}
 	if broken > 0 {

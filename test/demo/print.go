@@ -19,7 +19,8 @@ import (
 	"switchyard/test/netlab"
 )
 
-// printer writes for people: in colour where they look at a terminal.
+// printer writes for people: in colour where they look at a terminal, or where
+// CLICOLOR_FORCE says that somebody does in the end.
 type printer struct {
 	w      io.Writer
 	colour bool
@@ -27,7 +28,8 @@ type printer struct {
 
 func newPrinter(f *os.File) *printer {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return &printer{w: f, colour: err == nil && os.Getenv("NO_COLOR") == ""}
+	seen := err == nil || os.Getenv("CLICOLOR_FORCE") != ""
+	return &printer{w: f, colour: seen && os.Getenv("NO_COLOR") == ""}
 }
 
 func (p *printer) paint(c text.Color, s string) string {

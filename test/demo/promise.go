@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"switchyard/proxier"
@@ -45,6 +46,26 @@ func promise(dir string, host *netlab.Host) ([]*proxier.State, error) {
 		states = append(states, compile.New(family, compile.Options{}).Compile(snap, n))
 	}
 	return states, nil
+}
+
+// relayed is what States promise where a relay on the node makes the connections:
+// every endpoint sees the node.
+func relayed(states []*proxier.State) []*proxier.State {
+	for _, st := range states {
+		for i, svc := range st.Services {
+			seen := *svc
+			seen.Frontends = slices.Clone(svc.Frontends)
+			for j := range seen.Frontends {
+				routes := slices.Clone(seen.Frontends[j].Routes)
+				for k := range routes {
+					routes[k].Masq = routes[k].To == proxier.ToCluster || routes[k].To == proxier.ToLocal
+				}
+				seen.Frontends[j].Routes = routes
+			}
+			st.Services[i] = &seen
+		}
+	}
+	return states
 }
 
 func addresses(host *netlab.Host) ([]netip.Addr, error) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"switchyard/test/netlab"
+	"switchyard/test/uml"
 )
 
 const (
@@ -96,7 +97,8 @@ func (p *proxy) healthy(ctx context.Context) error {
 
 // await asks again and again until the answer is good or the proxy is dead.
 func (p *proxy) await(ctx context.Context, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, syncTimeout, fmt.Errorf("not in sync after %v", syncTimeout))
+	limit := uml.Patience() * syncTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not in sync after %v", limit))
 	defer cancel()
 	for {
 		last := ask(ctx)

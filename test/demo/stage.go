@@ -56,6 +56,9 @@ func (s *stage) setUp(ctx context.Context) (err error) {
 	if s.states, err = promise(s.manifest(), s.cluster.Host(netlab.NodeA)); err != nil {
 		return err
 	}
+	if s.o.mode == "userspace" {
+		s.states = relayed(s.states)
+	}
 	if err := s.serve(); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/test/uml"
 )
 
 // Of packets that are refused a few tell enough; of those that are dropped too,
@@ -152,7 +153,7 @@ func packet(svc *proxier.Service, f *proxier.Frontend, from place) proxier.Packe
 // answered tries one connection from a port.
 func (t trial) answered(ctx context.Context, c *netlab.Cluster, port uint16) error {
 	r := c.Host(t.from).Probe(ctx, netlab.Probe{
-		Protocol: t.packet.Protocol, Src: netip.AddrPortFrom(t.packet.Src, port), Dst: t.packet.Dst, Timeout: syncPoll * 5,
+		Protocol: t.packet.Protocol, Src: netip.AddrPortFrom(t.packet.Src, port), Dst: t.packet.Dst, Timeout: uml.Patience() * syncPoll * 5,
 	})
 	if r.Verdict != netlab.Answered {
 		return fmt.Errorf("%s from %s: %s (%w)", t.packet.Dst, t.from, r.Verdict, r.Err)
@@ -171,7 +172,7 @@ func (t trial) run(ctx context.Context, c *netlab.Cluster) row {
 	host := c.Host(t.from)
 	switch t.fate.Verdict {
 	case proxier.Forward:
-		probe.Timeout = answerTimeout
+		probe.Timeout = uml.Patience() * answerTimeout
 		r.results = oneByOne(ctx, host, probe, t.count)
 	case proxier.Reject:
 		r.results = oneByOne(ctx, host, probe, t.count)
