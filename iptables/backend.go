@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"switchyard/iptables/ruleset"
@@ -18,6 +19,7 @@ type kernel interface {
 	Prints(table string, chains []string) (map[string]uint64, error)
 	RulePrints(table, chain string) ([]uint64, error)
 	Chains(table string) ([]string, error)
+	Packets(ctx context.Context, table, chain string) ([]uint64, error)
 	Execs() int64
 }
 
@@ -35,6 +37,8 @@ type Backend struct {
 	last     *proxier.State // what was asked for last
 	aside    asides
 	watch    watch
+
+	localhost atomic.Bool // the rule that counts node ports on localhost stands
 }
 
 var (
@@ -59,6 +63,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 		b.Forget()
 		return a.report, err
 	}
+	b.localhost.Store(want.Node.NodePorts.Localhost)
 	b.watch.applied(b.kernel, quiet)
 	b.watch.promptly(b.kernel, quiet, fresh)
 	a.report.SetAside = b.aside.list()

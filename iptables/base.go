@@ -67,26 +67,39 @@ func martianGuard() baseRule {
 	}, true}
 }
 
+// localhostCount has no target: it counts the connections to NodePorts at a loopback
+// address. All of them are masqueraded, and what others translate is not marked.
+func localhostCount() ruleset.Rule {
+	return ruleset.Rule{Raw: `-m comment --comment "node ports on localhost" -m conntrack --ctorigdst ` + proxier.IPv4.Loopback().String()}
+}
+
+func invalidDrop() ruleset.Rule {
+	return ruleset.Rule{CTState: ruleset.States{List: "INVALID"}, Jump: "DROP"}
+}
+
 // plumbing are the chains that no service owns: masquerade in nat, and what lets
 // forwarded packets through in filter.
-func plumbing(c Config) (nat, filter []ruleset.Chain) {
+func plumbing(c Config, n *proxier.Node) (nat, filter []ruleset.Chain) {
 	mark := ruleset.Mark{Value: c.mark(), Mask: c.mark()}
 	unmarked := mark
 	unmarked.Not = true
+	post := []ruleset.Rule{{Mark: unmarked, Jump: "RETURN"}}
+	if n.NodePorts.Localhost {
+		post = append(post, localhostCount())
+	}
+	post = append(post,
+		// Cleared, so that a packet in a tunnel is not masqueraded again outside.
+		ruleset.Rule{Jump: "MARK", SetMark: ruleset.Mark{Value: c.mark()}},
+		ruleset.Rule{Comment: "kubernetes service traffic requiring SNAT", Jump: "MASQUERADE", Random: c.RandomFully})
 	nat = []ruleset.Chain{
 		{Name: markMasqChain, Rules: []ruleset.Rule{{Jump: "MARK", SetMark: mark}}},
-		{Name: postroutingChain, Rules: []ruleset.Rule{
-			{Mark: unmarked, Jump: "RETURN"},
-			// Cleared, so that a packet in a tunnel is not masqueraded again outside.
-			{Jump: "MARK", SetMark: ruleset.Mark{Value: c.mark()}},
-			{Comment: "kubernetes service traffic requiring SNAT", Jump: "MASQUERADE", Random: c.RandomFully},
-		}},
+		{Name: postroutingChain, Rules: post},
 	}
 	var forward []ruleset.Rule
 	if !c.Liberal {
 		// An INVALID packet is not translated back: its receiver would answer a
 		// stranger with a reset (kubernetes issue 74839).
-		forward = append(forward, ruleset.Rule{CTState: ruleset.States{List: "INVALID"}, Jump: "DROP"})
+		forward = append(forward, invalidDrop())
 	}
 	forward = append(forward,
 		ruleset.Rule{Comment: "kubernetes forwarding rules", Mark: mark, Jump: "ACCEPT"},

@@ -63,7 +63,7 @@ func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan 
 	p.stages[filterBefore].Table = "filter"
 	p.stages[filterAfter].Table = "filter"
 
-	nat, filter := plumbing(c)
+	nat, filter := plumbing(c, &want.Node)
 	p.writeAll(filterBefore, -1, filter)
 	p.writeAll(natBase, -1, nat)
 	p.renderChanges()

@@ -134,6 +134,14 @@ func (k *fakeKernel) RulePrints(table, chain string) (prints []uint64, err error
 	return prints, nil
 }
 
+func (k *fakeKernel) Packets(_ context.Context, table, chain string) ([]uint64, error) {
+	counts := make([]uint64, len(k.tables[table][chain]))
+	for i := range counts {
+		counts[i] = uint64(i + 1)
+	}
+	return counts, nil
+}
+
 func (k *fakeKernel) Chains(table string) ([]string, error) {
 	if !k.nft {
 		return nil, errors.ErrUnsupported

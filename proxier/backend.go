@@ -42,6 +42,40 @@ type Starter interface {
 	Empty(ctx context.Context) (bool, error)
 }
 
+// Counter is a Backend whose rules count packets.
+type Counter interface {
+	// Packets reads the kernel's counts. It may be called from any goroutine, also
+	// during an Apply.
+	Packets(ctx context.Context) (Packets, error)
+}
+
+// Packets are counts since the rules were written; a rule that is written anew
+// counts from 0.
+type Packets struct {
+	Invalid   uint64 // dropped because conntrack took them for invalid
+	Localhost uint64 // first packets of connections to a NodePort at a loopback address
+}
+
+// Carrier is a Backend that carries the bytes itself and so knows how many.
+type Carrier interface {
+	// Traffic may be called from any goroutine.
+	Traffic() []Traffic
+}
+
+// Traffic is what one service port has carried since the backend first knew it.
+type Traffic struct {
+	Service  ServicePort
+	Protocol Protocol
+
+	Active      int64 // connections, and flows of UDP, at this moment
+	Connections int64 // accepted, whatever became of them
+	Received    int64 // bytes from clients
+	Sent        int64 // bytes to clients
+	Retries     int64 // endpoints that did not take a connection, so that another was tried
+	Failed      int64 // connections that no endpoint took
+	Refused     int64 // connections over a limit
+}
+
 // Report is what one Apply did.
 type Report struct {
 	// Full: the kernel's content was read back first.

@@ -86,17 +86,6 @@ func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, 
 	return p, nil
 }
 
-func (p *proxy) metricsOptions() metrics.Options {
-	o := metrics.Options{
-		Mode: p.options.Mode, Version: version, Families: p.families,
-		Status: func() []engine.Status { return p.engine.Status() },
-	}
-	if p.source.isAPI() {
-		o.APIAlive = p.source.heard
-	}
-	return o
-}
-
 // nodeOptions are what a backend can do of what was configured.
 func nodeOptions(o config.Options, driver proxier.Driver) node.Options {
 	if driver.NoLocalhost {

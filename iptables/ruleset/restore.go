@@ -118,6 +118,37 @@ func (t *Tool) Save(ctx context.Context, table string) ([]byte, error) {
 	return nil, t.refusal(ctx, t.bin.save, r, &RestoreError{Table: table, Stderr: r.stderr})
 }
 
+// Packets are the kernel's counts of the rules of one chain, in their order. The
+// legacy flavour reads the whole table for it.
+func (t *Tool) Packets(ctx context.Context, table, chain string) ([]uint64, error) {
+	r := t.execute(ctx, program{path: t.bin.iptables, args: []string{"-w", "5", "-t", table, "-nvxL", chain}})
+	if r.err != nil {
+		return nil, t.refusal(ctx, t.bin.iptables, r, &RestoreError{Table: table, Stderr: r.stderr})
+	}
+	return parsePackets(r.stdout), nil
+}
+
+// parsePackets reads the output of iptables -nvxL: two lines of heading, then a rule
+// a line, its packets first.
+func parsePackets(listing []byte) (counts []uint64) {
+	line := 0
+	for text := range bytes.Lines(listing) {
+		if line++; line <= 2 {
+			continue
+		}
+		fields := bytes.Fields(text)
+		if len(fields) == 0 {
+			continue
+		}
+		n, err := strconv.ParseUint(string(fields[0]), 10, 64)
+		if err != nil {
+			continue
+		}
+		counts = append(counts, n)
+	}
+	return counts
+}
+
 // refusal completes e, which says what was refused, for a program that failed. If it
 // did not fail by itself, that is the error: it could not start, or ctx ended.
 func (t *Tool) refusal(ctx context.Context, path string, r outcome, e *RestoreError) error {

@@ -39,6 +39,8 @@ type Options struct {
 	// packets: those dropped because conntrack took them for invalid, and those to
 	// a node port at a loopback address. Not known: the counter does not exist.
 	InvalidDropped, LocalhostAccepted func() (packets uint64, known bool)
+	// Traffic is what proxier.Carriers tell, by family.
+	Traffic func() map[proxier.Family][]proxier.Traffic
 }
 
 // Metrics is an engine.Observer with a registry of its own. All methods may be
@@ -97,6 +99,7 @@ func New(o Options) *Metrics {
 		buildInfo(o.Version),
 	)
 	m.registry.MustRegister(m.standing()...)
+	m.registry.MustRegister(m.traffic()...)
 	return m
 }
 
