@@ -52,6 +52,12 @@ status=0
 	"$tally" ${CI:+-no-skips} | tee "$counts" || status=$?
 
 if [ $# -eq 0 ] && [ $status -eq 0 ]; then
+	step "alerts and dashboard, by Prometheus' own parser and engine"
+	# -count=1: its files are outside of its module, where the cache does not look.
+	(cd test/promcheck && go vet ./... && go test -count=1 ./...) || status=$?
+fi
+
+if [ $# -eq 0 ] && [ $status -eq 0 ]; then
 	step 'fuzzing, a while for each target'
 	bash test/fuzz.sh || status=$?
 	tail -n 1 "$counts"

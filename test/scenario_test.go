@@ -31,14 +31,26 @@ type stage struct {
 // options turns a scenario's flags into what the program makes of them.
 func options(t testing.TB, f proxiertest.Flags) config.Options {
 	t.Helper()
+	var flags config.Flags
+	fs := pflag.NewFlagSet("scenario", pflag.ContinueOnError)
+	flags.BindRender(fs)
+	if err := fs.Parse(arguments(f)); err != nil {
+		t.Fatalf("flags: %v", err)
+	}
+	o, err := flags.Options(backends.Names())
+	if err != nil {
+		t.Fatalf("flags: %v", err)
+	}
+	return o
+}
+
+// arguments are a scenario's flags as they are given to the program.
+func arguments(f proxiertest.Flags) []string {
 	var cidrs []string
 	for _, p := range f.ClusterCIDRs {
 		cidrs = append(cidrs, p.String())
 	}
-	var flags config.Flags
-	fs := pflag.NewFlagSet("scenario", pflag.ContinueOnError)
-	flags.BindRender(fs)
-	if err := fs.Parse([]string{
+	return []string{
 		"--hostname-override=" + proxiertest.NodeName,
 		"--detect-local-mode=" + f.DetectLocalMode,
 		"--pod-bridge-interface=" + f.PodBridgeInterface,
@@ -48,14 +60,7 @@ func options(t testing.TB, f proxiertest.Flags) config.Options {
 		fmt.Sprintf("--iptables-localhost-nodeports=%t", f.LocalhostNodePorts),
 		fmt.Sprintf("--masquerade-all=%t", f.MasqueradeAll),
 		fmt.Sprintf("--iptables-masquerade-bit=%d", f.MasqueradeBit),
-	}); err != nil {
-		t.Fatalf("flags: %v", err)
 	}
-	o, err := flags.Options(backends.Names())
-	if err != nil {
-		t.Fatalf("flags: %v", err)
-	}
-	return o
 }
 
 // stageOf compiles objects as the program does, on the laboratory's node.
@@ -114,6 +119,11 @@ func scenarios(t testing.TB) []proxiertest.Scenario {
 
 func stageScenario(t testing.TB, s proxiertest.Scenario) stage {
 	t.Helper()
+	return stageOf(t, objectsOf(t, s), s.Flags)
+}
+
+func objectsOf(t testing.TB, s proxiertest.Scenario) proxiertest.Objects {
+	t.Helper()
 	objects, err := proxiertest.DecodeObjects(s.Cluster)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +135,7 @@ func stageScenario(t testing.TB, s proxiertest.Scenario) stage {
 			}
 		}
 	}
-	return stageOf(t, objects, s.Flags)
+	return objects
 }
 
 // TestScenarioState holds what every scenario's cluster compiles to.

@@ -121,3 +121,23 @@ func TestChangesAreObserved(t *testing.T) {
 	a.put(changed)
 	until(t, "the trigger", has(Change{"EndpointSlices", time.Date(2026, 3, 1, 10, 0, 0, 250e6, time.UTC)}))
 }
+
+// A slice counts when it comes before its Service, and when it goes after it.
+func TestSlicesWithoutTheirServiceAreChanges(t *testing.T) {
+	a := filled(t)
+	var slices atomic.Int64
+	r := start(t, a.URL, Options{Observe: func(c Change) {
+		if c.Kind == EndpointSlices {
+			slices.Add(1)
+		}
+	}})
+	r.becomes(atFirst)
+	before := slices.Load()
+	for i, act := range []func(){
+		func() { a.put(slice("late-1", "late", "10.180.0.9")) },
+		func() { a.drop(slice("late-1", "late")) },
+	} {
+		act()
+		until(t, "a change", func() bool { return slices.Load() == before+int64(i)+1 })
+	}
+}

@@ -256,14 +256,17 @@ func (f *follower) take(e watch.Event) error {
 	return nil
 }
 
-// put sets an object and notes its key, also in a list that is under way.
+// put sets an object and notes its key, also in a list that is under way. One that is
+// new is a change even where it changes nothing yet: an EndpointSlice may come before
+// its Service.
 func (f *follower) put(about metav1.Object, object runtime.Object, listing map[cluster.Name]struct{}) {
 	name := cluster.Name{Namespace: about.GetNamespace(), Name: about.GetName()}
+	_, known := f.keys[name]
 	f.keys[name] = struct{}{}
 	if listing != nil {
 		listing[name] = struct{}{}
 	}
-	if f.set(object) {
+	if f.set(object) || !known {
 		f.source.observe(Change{Kind: f.name, Trigger: triggerOf(about)})
 		f.source.touch()
 	}
@@ -279,10 +282,13 @@ func triggerOf(about metav1.Object) time.Time {
 	return at
 }
 
+// drop deletes an object. It is a change even where it changes nothing any more: an
+// EndpointSlice mostly goes after its Service.
 func (f *follower) drop(name cluster.Name) {
+	_, known := f.keys[name]
 	delete(f.keys, name)
 	delete(f.pending, name)
-	if f.delete(name) {
+	if f.delete(name) || known {
 		f.source.observe(Change{Kind: f.name})
 		f.source.touch()
 	}

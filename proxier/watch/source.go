@@ -29,7 +29,7 @@ type Options struct {
 	Early func()
 }
 
-// Change is one change of the Store.
+// Change is one object that came, went, or differs from what the Store had of it.
 type Change struct {
 	Kind string // Services, EndpointSlices, Node or ServiceCIDRs
 	// Trigger is when the pods of an EndpointSlice changed so that it did, as its
@@ -98,8 +98,9 @@ const patience = 5 * time.Second
 // server does or fails to do ends it. It is called once.
 //
 // changed is called after the first lists of all kinds are in the Store (that of
-// the Node may be empty), and then after changes of the Store's Snapshot: once
-// for all that happened while the last call ran. Calls do not overlap.
+// the Node may be empty), and then after changes: once for all that happened while
+// the last call ran. Not every change changes the Store's Snapshot. Calls do not
+// overlap.
 func (s *Source) Run(ctx context.Context, changed func(), log *slog.Logger) error {
 	s.log = newDiary(log)
 	began, late := time.Now(), time.NewTimer(patience)
