@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build install-deps run test bench lint fmt clean update
+.PHONY: help build install-deps run test torture soak image bench lint fmt clean update
 
 help: ## show this
 	@echo 'Switchyard: a kube-proxy.'
@@ -37,6 +37,17 @@ run: install-deps build ## see it work: two nodes, six pods, a shop, real connec
 
 test: ## run every test there is; ends with the counts
 	@bash test/run.sh $(ARGS)
+
+torture: install-deps build ## try to break the proxy's word: faults and changes at random under load (SECONDS=180, SEED=, ARGS=)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
+	@$(SUDO) bin/torture -mode '$(MODE)' -seconds $(or $(SECONDS),180) $(if $(SEED),-seed $(SEED)) $(ARGS)
+
+soak: install-deps build ## 2,000 Services for a while: memory, goroutines, files and sockets must not grow (MINUTES=10)
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
+	@$(SUDO) bin/torture -soak $(or $(MINUTES),10)
+
+image: ## build the container image (IMAGE=registry/kube-proxy:version); needs docker
+	docker build --build-arg VERSION='$(VERSION)' -t '$(IMAGE)' .
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem $(or $(ARGS),./...)
