@@ -14,7 +14,11 @@ import (
 // a few system calls, and those servers where that failed one by one, so that the
 // service at fault is found.
 func (a *attempt) arrive() error {
-	var writes []vs.Write
+	n := 0
+	for i := range a.changes {
+		n += 1 + len(a.changes[i].add)
+	}
+	writes := make([]vs.Write, 0, n)
 	for i := range a.changes {
 		if c := &a.changes[i]; a.arrives(c) {
 			writes = c.appendArrival(writes, a.mem.servers[c.key])

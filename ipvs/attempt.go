@@ -180,7 +180,7 @@ func (a *attempt) leaveFrom(c *change, s *standing) error {
 // settle ends the matter of a server that is as it should be, and remembers since
 // when destinations are leaving.
 func (a *attempt) settle(key vs.Key, s *standing) {
-	delete(a.mem.touched, key)
+	a.mem.touched = without(a.mem.touched, key)
 	departing := s.departing()
 	since := leavings{}
 	for _, d := range departing {
@@ -243,15 +243,16 @@ func (a *attempt) isAside(service *proxier.Service) bool {
 // isFatal reports whether an error is no single service's: the kernel is not as it
 // is known to be, or does not answer.
 func isFatal(err error) bool {
-	for _, known := range []error{
-		vs.ErrNoModule, vs.ErrNoServer, vs.ErrNoAnswer, ipset.ErrNoModule, ipset.ErrNoSet, ipset.ErrNoAnswer,
-		dummy.ErrNoModule, dummy.ErrNoDevice, dummy.ErrNoAnswer, fs.ErrPermission, context.Canceled, context.DeadlineExceeded,
-	} {
-		if errors.Is(err, known) {
-			return true
-		}
-	}
-	return false
+	return isFinal(err) || isOneOf(err, vs.ErrNoServer, vs.ErrNoAnswer, ipset.ErrNoSet, ipset.ErrNoAnswer, dummy.ErrNoDevice, dummy.ErrNoAnswer)
+}
+
+// isFinal reports whether asking again cannot help.
+func isFinal(err error) bool {
+	return isOneOf(err, vs.ErrNoModule, ipset.ErrNoModule, dummy.ErrNoModule, fs.ErrPermission, context.Canceled, context.DeadlineExceeded)
+}
+
+func isOneOf(err error, list ...error) bool {
+	return slices.ContainsFunc(list, func(known error) bool { return errors.Is(err, known) })
 }
 
 func (a *attempt) counted(add bool, what string, n int) {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"switchyard/ipvs/dummy"
+	"switchyard/ipvs/ipset"
 	"switchyard/ipvs/vs"
 	"switchyard/proxier"
 )
@@ -66,7 +68,12 @@ func difference(got, want string) string {
 
 var errInjected = errors.New("injected")
 
-// TestFaults has one call in ten fail: with patience, what is wanted gets in.
+// failuresOf are what calls can fail with: for one thing, or for want of an answer,
+// after which nothing is known.
+var failuresOf = []error{errInjected, vs.ErrNoAnswer, ipset.ErrNoAnswer, vs.ErrNoServer, ipset.ErrNoSet, dummy.ErrNoDevice}
+
+// TestFaults has one call in ten fail, or go without an answer: with patience, what is
+// wanted gets in.
 func TestFaults(t *testing.T) {
 	faults := 0
 	for seed := range uint64(40) {
@@ -75,12 +82,15 @@ func TestFaults(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		for range 5 {
 			want := e.next()
-			k.fault = func(string) error {
-				if rng.IntN(10) == 0 {
-					faults++
-					return errInjected
+			k.fault = func(op string) error {
+				if rng.IntN(10) != 0 {
+					return nil
 				}
-				return nil
+				faults++
+				if oneWrite := strings.Contains(op, "server TCP") || strings.Contains(op, "server UDP"); oneWrite {
+					return errInjected // a whole batch has one answer, or none
+				}
+				return failuresOf[rng.IntN(len(failuresOf))]
 			}
 			for try := 0; ; try++ {
 				r, err := b.Apply(t.Context(), want)
@@ -117,7 +127,7 @@ func TestKilled(t *testing.T) {
 		left := n
 		dead := false
 		k.fault = func(op string) error {
-			writes := !strings.HasPrefix(op, "list") && !strings.HasPrefix(op, "save")
+			writes := !strings.HasPrefix(op, "list") && !strings.HasPrefix(op, "save") && op != "batch"
 			if dead = dead || writes && left == 0; dead {
 				return vs.ErrNoAnswer
 			}

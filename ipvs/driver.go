@@ -27,7 +27,7 @@ func open(ctx context.Context, family proxier.Family, s proxier.Settings) (proxi
 }
 
 func openBackend(ctx context.Context, family proxier.Family, s proxier.Settings) (*Backend, string, error) {
-	loadMatches()
+	_ = load(ctx, matches...) // part of the kernel perhaps: the rules will tell
 	tool, err := ruleset.Find(ctx, family, "")
 	if err != nil {
 		return nil, "", err

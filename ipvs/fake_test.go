@@ -194,6 +194,9 @@ func (k fakeServers) DeleteDestination(key vs.Key, d vs.Destination) error {
 
 // Batch makes changes in order, as the kernel does.
 func (k fakeServers) Batch(writes []vs.Write) []error {
+	if err := k.ask("batch"); err != nil {
+		return []error{&vs.OpError{Op: "write", Err: err}}
+	}
 	var errs []error
 	for _, w := range writes {
 		err := k.one(w)

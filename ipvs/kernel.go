@@ -1,12 +1,14 @@
 package ipvs
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,14 +42,27 @@ func (sysctls) version() (string, error) {
 	return unix.ByteSliceToString(name.Release[:]), nil
 }
 
-// loadMatches loads the modules that rules need and that no program loads by itself.
-// Where there are no modules to load, they may be part of the kernel: the rules will
-// tell.
-func loadMatches() {
-	if path, err := exec.LookPath("modprobe"); err == nil {
-		_ = exec.Command(path, "-a", "xt_set", "xt_NETMAP").Run()
+// loadWithin bounds how long loading modules may take.
+const loadWithin = 10 * time.Second
+
+// load loads modules. Where there are none to load, they may be part of the kernel:
+// what needs them will tell, so the error matters only beside another.
+func load(ctx context.Context, modules ...string) error {
+	path, err := exec.LookPath("modprobe")
+	if err != nil {
+		return fmt.Errorf("load modules: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, loadWithin)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, append([]string{"-a"}, modules...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("load modules: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
+
+// matches are the modules that rules need and that no program loads by itself.
+var matches = []string{"xt_set", "xt_NETMAP"}
 
 // hasDevice reports whether a network device exists.
 func hasDevice(name string) bool {

@@ -35,10 +35,24 @@ func (l *ledger[K]) put(k K, now line) {
 		l.lines[k] = now
 	}
 	if now.holds == (now.wanted > 0) {
-		delete(l.touched, k)
+		l.touched = without(l.touched, k)
 	} else {
 		l.touched[k] = true
 	}
+}
+
+// without deletes from a set of keys. A map keeps the room that it once took and walks
+// over all of it, so an empty one is replaced: after a cold start every change would
+// cost as much as it.
+func without[K comparable](keys map[K]bool, k K) map[K]bool {
+	if !keys[k] {
+		return keys
+	}
+	delete(keys, k)
+	if len(keys) == 0 {
+		return map[K]bool{}
+	}
+	return keys
 }
 
 // pending are the things that have to be added, or removed.
@@ -46,6 +60,9 @@ func (l *ledger[K]) pending(add bool) []K {
 	var out []K
 	for k := range l.touched {
 		if l.lines[k].holds != add {
+			if out == nil {
+				out = make([]K, 0, len(l.touched))
+			}
 			out = append(out, k)
 		}
 	}
@@ -53,4 +70,12 @@ func (l *ledger[K]) pending(add bool) []K {
 }
 
 // total is how many things the kernel holds.
-func (l *ledger[K]) total() int { return len(l.lines) - len(l.pending(true)) }
+func (l *ledger[K]) total() int {
+	n := len(l.lines)
+	for k := range l.touched {
+		if !l.lines[k].holds {
+			n--
+		}
+	}
+	return n
+}

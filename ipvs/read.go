@@ -10,14 +10,14 @@ import (
 	"switchyard/ipvs/vs"
 )
 
-// readTries is how often a question is asked: a listing that others' writes cut short
-// is no reason to begin the whole reading anew.
+// readTries is how often a question is asked: a listing that others' writes cut short,
+// or one answer that does not come, is no reason to begin the whole reading anew.
 const readTries = 4
 
 // asking asks until there is an answer.
 func asking[T any](ask func() (T, error)) (answer T, err error) {
 	for range readTries {
-		if answer, err = ask(); err == nil || isFatal(err) {
+		if answer, err = ask(); err == nil || isFinal(err) {
 			break
 		}
 	}

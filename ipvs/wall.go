@@ -16,6 +16,10 @@ type wall struct {
 	sums  map[chainID]uint64 // of our chains
 	base  []baseRule         // those that lead to them
 	stamp ruleset.Stamp      // after they were read or written last
+	// node is what they were drawn for last, and rules how many they are; nil: they
+	// were only read.
+	node  *proxier.Node
+	rules map[string]proxier.RuleCount
 }
 
 // chainID names a chain of the kernel.
@@ -25,25 +29,39 @@ type chainID struct{ table, name string }
 // the node alone, so mostly none does.
 func (a *attempt) ensureRules(node *proxier.Node) error {
 	if !a.wall.known {
-		if err := a.readRules(); err != nil {
+		if err := a.readRules(a.ctx); err != nil {
 			return err
 		}
+	}
+	if a.wall.node != nil && sameToRules(a.wall.node, node) {
+		a.report.Rules = a.wall.rules
+		return nil
 	}
 	changes, sums := a.rulesToWrite(node)
 	if len(changes) > 0 {
 		a.report.Operations++
 		if err := a.rules.Restore(a.ctx, ruleset.Print(changes, 0).Text); err != nil {
 			a.report.Refused++
-			return err
+			return fmt.Errorf("%w (the rules need the modules %s)", err, strings.Join(matches, " and "))
 		}
 	}
 	a.wall.sums = sums
 	added, err := a.ensureBase()
-	if err != nil || len(changes) == 0 && !added {
-		return err
+	if err == nil && (len(changes) > 0 || added) {
+		a.wall.stamp, err = a.rules.Stamp()
 	}
-	a.wall.stamp, err = a.rules.Stamp()
+	if err == nil {
+		a.wall.node, a.wall.rules = node, map[string]proxier.RuleCount{}
+		for table, n := range a.report.Rules {
+			a.wall.rules[table] = proxier.RuleCount{Total: n.Total}
+		}
+	}
 	return err
+}
+
+// sameToRules reports whether the rules for two nodes are the same.
+func sameToRules(a, b *proxier.Node) bool {
+	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces)
 }
 
 // rulesToWrite are the chains that do not stand as they should, and the sums of all.
@@ -99,12 +117,12 @@ func (b baseRule) jump() ruleset.Jump {
 	}
 }
 
-func (b *Backend) readRules() error {
+func (b *Backend) readRules(ctx context.Context) error {
 	stamp, err := b.rules.Stamp()
 	if err != nil {
 		return err
 	}
-	w, err := b.scanRules(context.Background())
+	w, err := b.scanRules(ctx)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,8 @@ func Open(o Options) (*Kernel, error) {
 	k := newKernel(timeout, func() (*bounded.Socket, error) { return bounded.Open(unix.NETLINK_NETFILTER, timeout) })
 	if err := k.ask(command(cmdProtocol, 0), func([]byte) {}); err != nil {
 		k.Close()
-		if errors.Is(err, unix.EINVAL) { // netfilter has nobody who knows such messages
+		// Netfilter has nobody who knows such messages, or takes none at all.
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) {
 			err = fmt.Errorf("%w: %w", ErrNoModule, err)
 		}
 		return nil, failed("open", "", err)

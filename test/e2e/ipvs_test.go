@@ -27,7 +27,7 @@ const builtProgram = "SWITCHYARD_E2E_PROGRAM"
 // TestIPVS is the IPVS mode end to end, with a second API server in a kernel that has
 // IPVS.
 func TestIPVS(t *testing.T) {
-	o := uml.Options{Timeout: 5 * time.Minute, Memory: "3072M"}
+	o := uml.Options{Timeout: 10 * time.Minute, Memory: "3072M"}
 	if !uml.Inside() {
 		if _, err := os.Stat(root + "/bin/kube-apiserver"); err != nil {
 			t.Skip("missing: bin/kube-apiserver; build it in test/apiserver")
@@ -48,7 +48,7 @@ func startedInside(t *testing.T) *cluster {
 	check(t, err)
 	t.Cleanup(func() { check(t, c.lab.Close()) })
 	c.serve(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*limit)
 	defer cancel()
 	c.server, err = kubeapi.Start(ctx, kubeapi.Options{
 		Host: c.addControlPlane(t), Addr: apiAddr, Dir: c.dir, Binary: apiserver,
