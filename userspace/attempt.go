@@ -14,90 +14,102 @@ import (
 type attempt struct {
 	*Backend
 	report proxier.Report
+
+	plan  *plan         // the last one made
+	input ruleset.Input // its text
 }
 
-// maxBlames is how often a refusal that names its lines is taken at its word.
+// maxBlames is how often a refusal that names its lines is taken at its word; after
+// that the culprits are found by halving.
 const maxBlames = 4
 
 func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
-	part := want
-	for range maxBlames {
-		refusal, err := a.program(ctx, part)
-		if err != nil {
-			return err
-		}
-		if refusal == nil {
-			return a.ensureBase()
-		}
-		part = without(part, a.report.SetAside)
+	a.aside.review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
+	a.last = want
+	err := a.settle(ctx, want)
+	a.report.SetAside = a.aside.list()
+	if err != nil {
+		return err
 	}
-	return errors.New("program rules: the kernel refuses more and more services")
+	return a.ensureBase()
 }
 
-// program brings the kernel to a State, part of what is wanted. A refusal that is
-// some services' fault is returned as such once they are in the Report.
-func (a *attempt) program(ctx context.Context, part *proxier.State) (refusal *ruleset.RestoreError, err error) {
+// settle programs want without what has been set aside; if the kernel refuses that,
+// it finds out what of it, sets that aside too, and goes on.
+func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
+	for range maxBlames {
+		refusal, err := a.try(ctx, a.aside.without(want, a.accepted))
+		if err != nil || refusal == nil {
+			return err
+		}
+		if !a.blame(refusal) {
+			break
+		}
+	}
+	return a.isolate(ctx, want)
+}
+
+// try programs a State. A refusal that may be a service's fault is returned as such,
+// after the kernel was read again: part of the input may be in.
+func (a *attempt) try(ctx context.Context, part *proxier.State) (*ruleset.RestoreError, error) {
 	if a.mem == nil {
 		if err := a.read(ctx); err != nil {
 			return nil, err
 		}
 	}
-	p := newPlan(a.mem, part, a.config, a.hasher)
-	for _, f := range p.failed {
-		a.setAside(f.service, f.reason)
-	}
-	changes := p.changes()
-	if len(changes) > 0 {
-		input := ruleset.Print(changes, a.perCommit)
-		a.report.Operations++
-		if err := a.kernel.Restore(ctx, input.Text); err != nil {
-			return a.blame(ctx, err, p, input)
-		}
-		a.count(changes)
-	}
-	a.mem = p.learn()
-	a.total()
-	return nil, nil
-}
-
-// blame finds the services whose lines a refusal names. What is in the kernel has
-// to be read again: part of the input may be.
-func (a *attempt) blame(ctx context.Context, err error, p *plan, input ruleset.Input) (*ruleset.RestoreError, error) {
-	a.mem = nil
+	err := a.program(ctx, part)
 	var refusal *ruleset.RestoreError
-	if ctx.Err() != nil || !errors.As(err, &refusal) || refusal.Temporary() {
+	if err == nil || ctx.Err() != nil || !errors.As(err, &refusal) || refusal.Temporary() {
 		return nil, err
 	}
-	a.report.Refused++
-	found := false
-	for _, line := range refusal.Lines {
-		if owner := input.Owner(line); owner >= 0 {
-			a.setAside(p.services[owner], refusal)
-			found = true
-		}
-	}
-	if !found {
+	if err := a.read(ctx); err != nil {
 		return nil, err
 	}
 	return refusal, nil
 }
 
-func (a *attempt) setAside(s *proxier.Service, reason error) {
-	out := proxier.SetAside{Service: s.Name, Protocol: s.Protocol, Reason: reason}
-	same := func(x proxier.SetAside) bool { return x.Service == s.Name && x.Protocol == s.Protocol }
-	if !slices.ContainsFunc(a.report.SetAside, same) {
-		a.report.SetAside = append(a.report.SetAside, out)
+// program brings the kernel to a State, and remembers it if it succeeds.
+func (a *attempt) program(ctx context.Context, part *proxier.State) error {
+	a.plan = a.rendered(part)
+	if changes := a.plan.changes(); len(changes) > 0 {
+		a.input = ruleset.Print(changes, a.perCommit)
+		a.report.Operations++
+		if err := a.kernel.Restore(ctx, a.input.Text); err != nil {
+			a.report.Refused++
+			return err
+		}
+		a.count(changes)
+	}
+	a.mem, a.accepted = a.plan.learn(), a.plan.want
+	a.total()
+	return nil
+}
+
+// rendered is the plan to a State without what cannot be rendered of it. An older
+// version takes a service's place if that can be rendered for the node as it is now.
+func (a *attempt) rendered(part *proxier.State) *plan {
+	for {
+		p := newPlan(a.mem, part, a.config, a.hasher)
+		if len(p.failed) == 0 {
+			return p
+		}
+		for _, f := range p.failed {
+			a.aside[f.service] = f.reason
+		}
+		part = a.aside.without(part, a.accepted)
 	}
 }
 
-// without is a State without the services that are set aside.
-func without(s *proxier.State, aside []proxier.SetAside) *proxier.State {
-	left := slices.DeleteFunc(slices.Clone(s.Services), func(svc *proxier.Service) bool {
-		return slices.ContainsFunc(aside, func(x proxier.SetAside) bool {
-			return x.Service == svc.Name && x.Protocol == svc.Protocol
-		})
-	})
-	return &proxier.State{Family: s.Family, Node: s.Node, Services: left}
+// blame sets the services aside whose lines a refusal names; it reports whether there
+// are any.
+func (a *attempt) blame(refusal *ruleset.RestoreError) (found bool) {
+	for _, line := range refusal.Lines {
+		if owner := a.input.Owner(line); owner >= 0 {
+			a.aside[a.plan.services[owner]] = refusal
+			found = true
+		}
+	}
+	return found
 }
 
 func (a *attempt) count(changes []ruleset.Change) {

@@ -37,6 +37,10 @@ type Backend struct {
 	mem   *memory    // nil: nothing is known of the kernel
 	base  []baseRule // that stand
 	watch watch
+
+	aside    asides
+	last     *proxier.State // asked for
+	accepted *proxier.State // by the kernel: last without what is set aside
 }
 
 var (
@@ -60,6 +64,9 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	if err != nil {
 		b.Forget()
 		return a.report, err
+	}
+	if b.accepted != want {
+		b.relay.Add(b.accepted) // the rules lead to the older versions
 	}
 	b.relay.Settle()
 	b.watch.applied(b.kernel, quiet)

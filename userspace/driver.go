@@ -45,7 +45,8 @@ func New(tool *ruleset.Tool, r *relay.Relay, s proxier.Settings) *Backend {
 }
 
 func newBackend(k kernel, s proxier.Settings) *Backend {
-	return &Backend{kernel: k, config: configOf(s), drain: s.Userspace.Drain, hasher: ruleset.NewHasher()}
+	return &Backend{kernel: k, config: configOf(s), drain: s.Userspace.Drain,
+		hasher: ruleset.NewHasher(), aside: asides{}}
 }
 
 func configOf(s proxier.Settings) Config {

@@ -133,3 +133,8 @@ func counters(b *Backend, p proxier.Protocol) relay.Counters {
 }
 
 var _ kernel = (*ruleset.Tool)(nil)
+
+// relayOpen opens a relay in the namespace of the calling thread.
+func relayOpen() (*relay.Relay, string, error) {
+	return relay.Open(relay.Options{Family: proxier.IPv4, Port: relay.Port, MarkBit: 14})
+}

@@ -15,7 +15,7 @@ import (
 )
 
 // Keepalive of both sides of a connection: a peer that is gone is noticed after
-// three minutes of silence.
+// three minutes of silence, or four if that began with the connection.
 const (
 	keepIdle     = 120 // seconds
 	keepInterval = 15  // seconds
@@ -106,16 +106,24 @@ func setAll(fd int, options ...option) error {
 	return nil
 }
 
-// patient are the options of both sides: what an accepted socket does not inherit
-// from its listener need not be set.
-func patient() []option {
+// keepalive are the options by which the kernel asks a silent peer. A client's socket
+// inherits them from the listener; an endpoint's gets them from the sweep, since most
+// connections are over by then.
+func keepalive() []option {
 	return []option{
-		{unix.SOL_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.SOL_TCP, unix.TCP_KEEPIDLE, keepIdle},
 		{unix.SOL_TCP, unix.TCP_KEEPINTVL, keepInterval},
 		{unix.SOL_TCP, unix.TCP_KEEPCNT, keepCount},
 	}
+}
+
+// noDelay sends what there is at once: whether to wait for more was the sender's choice.
+func noDelay() option { return option{unix.SOL_TCP, unix.TCP_NODELAY, 1} }
+
+// watchPeer has the kernel ask the peer whether it is there.
+func (c *conn) watchPeer() {
+	_ = c.raw.Control(func(fd uintptr) { _ = setAll(int(fd), keepalive()...) }) // it may have ended by now
 }
 
 // listenTCP opens the listener at all addresses of a family. Another process may
@@ -125,7 +133,8 @@ func listenTCP(f proxier.Family, port uint16) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s TCP: %w", f, err)
 	}
-	options := append(patient(), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
+	options := append(keepalive(), noDelay(),
+		option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
 	if f == proxier.IPv6 {
 		options = append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1}, option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1})
 	} else {
@@ -197,7 +206,7 @@ func (d dialing) connect(ns *namespace) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = setAll(fd, append(patient(), option{unix.SOL_SOCKET, unix.SO_MARK, d.mark})...); err == nil {
+	if err = setAll(fd, noDelay(), option{unix.SOL_SOCKET, unix.SO_MARK, d.mark}); err == nil {
 		err = connectNow(fd, d.to)
 	}
 	if err != nil && err != unix.EINPROGRESS {
@@ -205,26 +214,33 @@ func (d dialing) connect(ns *namespace) (*conn, error) {
 		return nil, err
 	}
 	c, err := adopt(fd, "endpoint")
-	if err != nil {
-		return nil, err
+	if err != nil || c.hasPeer() { // a pod of this node has answered by now
+		return c, err
 	}
-	if err := c.file.SetWriteDeadline(time.Now().Add(d.timeout)); err != nil {
-		c.close()
-		return nil, err
-	}
-	var failed error
-	err = c.raw.Write(func(uintptr) bool {
-		if failed = c.pending(); failed != nil {
-			return true
-		}
-		return hasPeerNow(fd)
-	})
-	if err = errors.Join(failed, err); err != nil {
+	if err := c.awaitPeer(d.timeout); err != nil {
 		c.abort()
 		c.close()
 		return nil, err
 	}
-	return c, c.file.SetWriteDeadline(time.Time{})
+	return c, nil
+}
+
+// awaitPeer waits until a connection stands.
+func (c *conn) awaitPeer(timeout time.Duration) error {
+	if err := c.file.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	var failed error
+	err := c.raw.Write(func(uintptr) bool {
+		if failed = c.pending(); failed != nil {
+			return true
+		}
+		return c.hasPeer()
+	})
+	if err = errors.Join(failed, err); err != nil {
+		return err
+	}
+	return c.file.SetWriteDeadline(time.Time{})
 }
 
 // namespace is a network namespace other than the program's own; nil is that. Tests

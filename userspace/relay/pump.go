@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -60,6 +61,7 @@ type link struct {
 	up, down         half // from the client, to the client
 	ended            atomic.Int32
 	broken           atomic.Bool
+	rest             rest
 }
 
 // half is one direction of a link.
@@ -76,14 +78,17 @@ type half struct {
 	fault  error
 }
 
-// store is where halves get what they need to move bytes.
+// store is where halves get what they need to move bytes, and leave what they had.
 type store struct {
 	buffers buffers
 	pipes   pipes
+	closing closing
+	// halfOpen stands for halfOpenIdle if it is not 0.
+	halfOpen time.Duration
 }
 
 // carry moves bytes both ways until both sides have ended, or one has failed: then
-// both get a reset. It closes both.
+// both get a reset. Both are closed soon.
 func (l *link) carry() {
 	l.up.link, l.down.link = l, l
 	done := make(chan struct{})
@@ -94,11 +99,13 @@ func (l *link) carry() {
 	l.up.run()
 	<-done
 	if l.broken.Load() {
-		l.client.abort()
-		l.endpoint.abort()
+		for _, side := range []*conn{&l.client, &l.endpoint} {
+			if side.hasPeer() { // else it was that side's own reset
+				side.abort()
+			}
+		}
 	}
-	l.client.close()
-	l.endpoint.close()
+	l.up.store.closing.add(l.client, l.endpoint)
 }
 
 // cut ends a link by a reset to both sides.
@@ -110,7 +117,7 @@ func (l *link) cut() {
 
 // allow gives the side that has not ended its time. A cut that came meanwhile wins.
 func (l *link) allow(side *conn) {
-	_ = side.file.SetReadDeadline(time.Now().Add(halfOpenIdle))
+	_ = side.file.SetReadDeadline(time.Now().Add(cmp.Or(l.up.store.halfOpen, halfOpenIdle)))
 	if l.broken.Load() {
 		side.wake()
 	}

@@ -42,6 +42,8 @@ type Relay struct {
 	post      *succession
 	listening sync.WaitGroup
 	closing   atomic.Bool
+	retired   sync.Once
+	swept     chan struct{} // closed: no more
 
 	last     *proxier.State
 	started  bool
@@ -51,7 +53,8 @@ type Relay struct {
 	services map[Key]*service
 	current  map[Key]*version
 	links    map[*link]struct{}
-	left     chan struct{} // a link has ended
+	taken    int           // connections accepted and not over: links, and those that want to be
+	left     chan struct{} // one of them has ended
 }
 
 // Open takes the port over from the process that has it, or opens it. Connections
@@ -72,7 +75,7 @@ func Open(o Options) (r *Relay, about string, err error) {
 		table:      table{places: map[destination]place{}},
 		store:      store{pipes: make(pipes, maxSpare)},
 		services:   map[Key]*service{}, current: map[Key]*version{},
-		links: map[*link]struct{}{}, left: make(chan struct{}, 1),
+		links: map[*link]struct{}{}, left: make(chan struct{}, 1), swept: make(chan struct{}),
 	}
 	if r.perService == 0 {
 		r.perService = min(1<<16, connectionsOf(files)/2)
@@ -211,6 +214,7 @@ func (r *Relay) Settle() {
 		r.started = true
 		r.listening.Add(1)
 		go r.acceptTCP(r.tcp)
+		go r.sweepUntil(r.swept)
 		r.udp.start()
 		r.post.succeed(r)
 	}
@@ -231,32 +235,38 @@ func (r *Relay) Stats() map[Key]Counters {
 // as no other process has taken the port over new ones are taken; what is left then
 // gets a reset. UDP flows end at once.
 func (r *Relay) Close(drain time.Duration) error {
+	start := time.Now()
 	r.waitForLinks(drain)
 	r.retire()
+	// What was accepted last may have come after the last look.
+	r.waitForLinks(max(0, drain-time.Since(start)))
 	r.mu.Lock()
 	for l := range r.links {
 		l.cut()
 	}
 	r.mu.Unlock()
 	r.waitForLinks(time.Second)
+	r.store.closing.flush()
 	r.udp.close()
 	r.post.close()
 	r.ns.close()
-	if n := r.linkCount(); n > 0 {
+	if n := r.takenCount(); n > 0 {
 		return fmt.Errorf("close relay: %w", errors.New("connections do not end"))
 	}
 	return nil
 }
 
-// retire stops listening. The listeners stay open in a process that took them over.
+// retire stops listening; it returns when nothing more is accepted. The listeners stay
+// open in a process that took them over.
 func (r *Relay) retire() {
-	if r.closing.Swap(true) {
-		return
-	}
-	r.tcp.wake()
-	r.udp.stop()
-	r.listening.Wait()
-	r.tcp.close()
+	r.retired.Do(func() {
+		r.closing.Store(true)
+		close(r.swept)
+		r.tcp.wake()
+		r.udp.stop()
+		r.listening.Wait()
+		r.tcp.close()
+	})
 }
 
 func (r *Relay) isClosing() bool { return r.closing.Load() }
@@ -264,7 +274,7 @@ func (r *Relay) isClosing() bool { return r.closing.Load() }
 // waitForLinks waits until no connection is left, or the time is over.
 func (r *Relay) waitForLinks(limit time.Duration) {
 	timeout := time.After(limit)
-	for r.linkCount() > 0 {
+	for r.takenCount() > 0 {
 		select {
 		case <-timeout:
 			return
@@ -273,10 +283,28 @@ func (r *Relay) waitForLinks(limit time.Duration) {
 	}
 }
 
-func (r *Relay) linkCount() int {
+func (r *Relay) takenCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.links)
+	return r.taken
+}
+
+// take counts a connection that was accepted. One that is on its way to its endpoint
+// is waited for as one that has it.
+func (r *Relay) take() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken++
+}
+
+func (r *Relay) drop() {
+	r.mu.Lock()
+	r.taken--
+	r.mu.Unlock()
+	select {
+	case r.left <- struct{}{}:
+	default:
+	}
 }
 
 func (r *Relay) enter(l *link) {
@@ -287,12 +315,8 @@ func (r *Relay) enter(l *link) {
 
 func (r *Relay) leave(l *link) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	delete(r.links, l)
-	r.mu.Unlock()
-	select {
-	case r.left <- struct{}{}:
-	default:
-	}
 }
 
 // interfaceOf is the name of the interface by which a connection came in; "" where no

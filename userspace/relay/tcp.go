@@ -32,6 +32,7 @@ func (r *Relay) acceptTCP(l *conn) {
 			fd, client, err := l.accept()
 			switch {
 			case err == nil:
+				r.take()
 				go r.serveTCP(fd, client)
 			case err == unix.EAGAIN:
 				return r.isClosing()
@@ -46,6 +47,7 @@ func (r *Relay) acceptTCP(l *conn) {
 
 // serveTCP carries one connection from its beginning to its end.
 func (r *Relay) serveTCP(fd int, client netip.AddrPort) {
+	defer r.drop()
 	c, err := adopt(fd, "client")
 	if err != nil {
 		return
