@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build install-deps run test torture soak image bench lint fmt clean update
+.PHONY: help build install-deps run test torture soak image bench proxybench lint fmt clean update
 
 help: ## show this
 	@echo 'Switchyard: a kube-proxy.'
@@ -49,8 +49,19 @@ soak: install-deps build ## 2,000 Services for a while: memory, goroutines, file
 image: ## build the container image (IMAGE=registry/kube-proxy:version); needs docker
 	docker build --build-arg VERSION='$(VERSION)' -t '$(IMAGE)' .
 
-bench: ## run the benchmarks
+bench: ## run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem $(or $(ARGS),./...)
+
+bin/upstream-kube-proxy:
+	cd test/upstream && $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2' -o ../../bin/upstream-kube-proxy .
+
+bin/kube-apiserver:
+	cd test/apiserver && $(GO) build -o ../../bin/kube-apiserver .
+
+proxybench: build bin/upstream-kube-proxy bin/kube-apiserver ## modes side by side, with upstream's (ARGS='-n 1000 -m 10 -c iptables -c upstream-iptables -o out')
+	@bash test/install.sh etcd-server
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/proxybench ./cmd/proxybench
+	@$(SUDO) bin/proxybench $(ARGS)
 
 lint: ## go vet, gofmt, staticcheck
 	$(GO) vet ./...

@@ -49,17 +49,21 @@ func TestTruthAPI(t *testing.T) {
 		if slices.ContainsFunc(objectsOf(t, s).Services, owned) {
 			continue
 		}
-		if s.Has("feature legacy") {
+		if s.Has("feature legacy") || slices.Contains(notTaken, s.Name) {
 			refused++
 			continue
 		}
 		t.Run(s.Name, func(t *testing.T) { d.play(t, s) })
 	}
 	t.Logf("%d packets sent, %d scenarios of objects that an API server does not take today", d.sent, refused)
-	if d.sent < 900 || refused > 8 {
+	if d.sent < 900 || refused > 9 {
 		t.Errorf("%d packets were sent, %d scenarios left out", d.sent, refused)
 	}
 }
+
+// notTaken are further scenarios of objects that an API server does not take today:
+// two Services with one node port number, and ranges with host bits.
+var notTaken = []string{"conflict-nodeport", "lb-shared-address", "lb-source-ranges-host-bits", "nodeport-same-number-protocols"}
 
 // director has the scenarios performed by way of an API server.
 type director struct {
@@ -119,7 +123,7 @@ func (d *director) perform(t *testing.T, s proxiertest.Scenario) {
 	t.Helper()
 	d.clear(t)
 	objects := objectsOf(t, s)
-	for _, o := range objects.Nodes {
+	for _, o := range withNodeA(objects.Nodes) {
 		must(t, d.node(o))
 	}
 	for _, o := range objects.Services {
@@ -130,6 +134,23 @@ func (d *director) perform(t *testing.T, s proxiertest.Scenario) {
 	}
 	d.cast(t, s)
 	d.mark(t)
+}
+
+// withNodeA gives node-a an address where a scenario does not care: a proxy waits for it
+// half a minute.
+func withNodeA(nodes []*corev1.Node) []*corev1.Node {
+	i := slices.IndexFunc(nodes, func(n *corev1.Node) bool { return n.Name == proxiertest.NodeName })
+	if i < 0 {
+		nodes = append(nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: proxiertest.NodeName}})
+		i = len(nodes) - 1
+	}
+	if len(nodes[i].Status.Addresses) == 0 {
+		for _, f := range families {
+			nodes[i].Status.Addresses = append(nodes[i].Status.Addresses,
+				corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: proxiertest.LabOf(f).Node.String()})
+		}
+	}
+	return nodes
 }
 
 func (d *director) clear(t *testing.T) {

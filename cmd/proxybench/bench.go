@@ -1,0 +1,199 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"switchyard/test/bench/contest"
+	"switchyard/test/bench/load"
+	"switchyard/test/bench/measure"
+	"switchyard/test/bench/record"
+	"switchyard/test/bench/street"
+	"switchyard/test/kubeapi"
+)
+
+// bench makes the whole run and its reports.
+func bench(ctx context.Context, o options) error {
+	run := &record.Run{Began: time.Now(), Machine: record.LookAround(ctx, programs(o)...), Arguments: o.arguments,
+		Contestants: nameAll(o.contestants), Reference: o.reference}
+	run.Machine.Commit = cmp.Or(version, run.Machine.Commit)
+	dir, err := os.MkdirTemp("", "proxybench.")
+	if err != nil {
+		return err
+	}
+	b := &benchmark{options: o, run: run, dir: dir, show: newProgress(os.Stderr)}
+	err = b.sizes(ctx)
+	b.show.close()
+	if o.keepLogs {
+		fmt.Fprintln(os.Stderr, "logs are in", dir)
+	} else {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if len(run.Samples) > 0 {
+		err = errors.Join(err, publish(run, o))
+	}
+	return err
+}
+
+// programs are those whose versions belong to a result.
+func programs(o options) (paths []string) {
+	for _, c := range o.contestants {
+		if c.Kind == contest.Program {
+			paths = append(paths, c.Path)
+		}
+	}
+	return paths
+}
+
+// benchmark is a run under way.
+type benchmark struct {
+	options options
+	run     *record.Run
+	dir     string
+	show    *progress
+}
+
+func (b *benchmark) sizes(ctx context.Context) error {
+	for _, n := range b.options.services {
+		for _, m := range b.options.endpoints {
+			if err := b.size(ctx, n, m); err != nil {
+				return fmt.Errorf("%d services of %d endpoints: %w", n, m, err)
+			}
+		}
+	}
+	return nil
+}
+
+// size fills a control plane of its own and lets the contestants take turns.
+func (b *benchmark) size(ctx context.Context, n, m int) (err error) {
+	l, err := load.New(n, m)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(b.dir, fmt.Sprintf("%dx%d", n, m))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	s := &site{load: l, dir: dir}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := b.build(ctx, s); err != nil {
+		return err
+	}
+	b.show.visits(fmt.Sprintf("%d × %d", n, m), b.options.rounds*len(b.options.contestants))
+	for round := range b.options.rounds {
+		for _, c := range b.options.contestants {
+			if err := b.visit(ctx, s, turn{c, round}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// site is a load and where contestants find it.
+type site struct {
+	load   *load.Load
+	dir    string
+	plane  *street.ControlPlane
+	server *kubeapi.Server
+	sink   load.Sink
+	stage  contest.Stage // without street and folder
+}
+
+// build starts an API server, if there is to be one, and fills it.
+func (b *benchmark) build(ctx context.Context, s *site) error {
+	s.stage.Load = s.load
+	if b.options.source == fromManifest {
+		s.stage.Manifest = filepath.Join(s.dir, "manifest")
+		s.sink = load.Files{Dir: s.stage.Manifest}
+		if err := os.Mkdir(s.stage.Manifest, 0o755); err != nil {
+			return err
+		}
+	} else if err := b.serve(ctx, s); err != nil {
+		return err
+	}
+	b.show.filling(s.load.Services)
+	return s.sink.Fill(ctx, s.load, street.NodeAddr, b.show.step)
+}
+
+func (b *benchmark) serve(ctx context.Context, s *site) (err error) {
+	if s.plane, err = street.NewControlPlane(); err != nil {
+		return err
+	}
+	binary, err := filepath.Abs(b.options.apiserver)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	s.server, err = kubeapi.Start(ctx, kubeapi.Options{Host: s.plane.Host, Addr: street.ControlPlaneAddr,
+		Dir: s.dir, Binary: binary, ServiceCIDRs: load.ServiceCIDR().String()})
+	if err != nil {
+		return err
+	}
+	s.stage.Kubeconfig = s.server.Kubeconfig()
+	config, err := s.server.Config(s.server.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	s.sink, err = load.NewAPI(config)
+	return err
+}
+
+func (s *site) close() error {
+	var errs []error
+	if s.server != nil {
+		errs = append(errs, s.server.Close())
+	}
+	if s.plane != nil {
+		errs = append(errs, s.plane.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// turn is one contestant's in one round.
+type turn struct {
+	contestant contest.Contestant
+	round      int
+}
+
+// visit lets one contestant show what it can. That it failed is a result.
+func (b *benchmark) visit(ctx context.Context, s *site, t turn) (err error) {
+	stage := s.stage
+	stage.Dir = filepath.Join(s.dir, fmt.Sprintf("%s.%d", t.contestant.Name, t.round))
+	if err := os.Mkdir(stage.Dir, 0o755); err != nil {
+		return err
+	}
+	if stage.Street, err = street.New(s.plane); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stage.Street.Close()) }()
+	runner, err := t.contestant.Open(stage)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, runner.Close()) }()
+	v := measure.Visit{
+		Contestant: t.contestant, Runner: runner, Street: stage.Street, Load: s.load, Sink: s.sink,
+		Effort: b.options.effort, Wanted: b.options.measures,
+		Random: rand.New(rand.NewPCG(b.options.seed, uint64(t.round))),
+		Emit: func(sample record.Sample) {
+			sample.Services, sample.Endpoints, sample.Round = s.load.Services, s.load.Endpoints, t.round
+			b.run.Samples = append(b.run.Samples, sample)
+		},
+		Doing: func(what string) { b.show.doing(fmt.Sprintf("%s, round %d: %s", t.contestant.Name, t.round+1, what)) },
+	}
+	defer b.show.step()
+	if err := v.Run(ctx); ctx.Err() != nil {
+		return err
+	} else if err != nil {
+		v.Emit(record.Sample{Contestant: t.contestant.Name, Measure: "visit", Metric: "failed", Error: err.Error()})
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"switchyard/test/bench/measure"
+	"switchyard/test/bench/record"
+)
+
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"-n", "10,100", "-m", "2", "-c", "direct", "-c", "floor", "--measure", "connect"}, io.Discard)
+	if err != nil || !slices.Equal(o.services, []int{10, 100}) || o.reference != "direct" || len(o.contestants) != 2 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for _, c := range []struct{ args, problem string }{
+		{"--measure=speed", `"speed" is not one of`},
+		{"--contestant=nobody", "one of iptables"},
+		{"--contestant=floor --contestant=floor", "same name"},
+		{"--reference=nobody", "not one of the contestants"},
+		{"--rounds=0", "--rounds"},
+		{"--source=paper", "must be api or manifest"},
+		{"--services=0", "load of 0"},
+		{"--churn-rate=0", "--churn-rate"},
+	} {
+		if _, err := parse(strings.Fields(c.args), io.Discard); err == nil || !strings.Contains(err.Error(), c.problem) {
+			t.Errorf("%s: %v, want an error with %q", c.args, err, c.problem)
+		}
+	}
+}
+
+// The whole way with what needs no other program than iptables: the bare kernel and
+// no proxy at all, from manifests, and every file that a run leaves.
+func TestRun(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces")
+	}
+	out := t.TempDir()
+	args := []string{"-n", "5,20", "-m", "3", "-c", "floor", "-c", "direct", "--source=manifest", "--rounds=2", "--changes=2",
+		"--connects=20", "--seconds=100ms", "--out=" + out, "--no-tables"}
+	if err := dispatch(t.Context(), args); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"results.csv", "report.html", "plots/coldstart-to-in-sync-m3.svg", "plots/connect-random-p50-m3.png"} {
+		if s, err := os.Stat(filepath.Join(out, file)); err != nil || s.Size() == 0 {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	f, err := os.Open(filepath.Join(out, "results.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	run, err := record.ReadJSON(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range run.Samples {
+		if s.Error != "" {
+			t.Errorf("%s, %s: %s", s.Contestant, s.Measure, s.Error)
+		}
+	}
+	for contestant, want := range map[string][]string{
+		"floor":  {measure.ColdStart, measure.Size, measure.Connect, measure.Throughput, measure.Scheduler, measure.ChangeZero},
+		"direct": {measure.Connect, measure.Throughput},
+	} {
+		for _, m := range want {
+			n := map[int]bool{}
+			for _, s := range run.Samples {
+				if s.Contestant == contestant && s.Measure == m {
+					n[s.Round*1000+s.Services] = true
+				}
+			}
+			if len(n) != 4 { // two sizes, two rounds
+				t.Errorf("%s, %s: %d of 4 visits have samples", contestant, m, len(n))
+			}
+		}
+	}
+}
