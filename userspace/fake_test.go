@@ -112,12 +112,6 @@ func (k *fakeKernel) EnsureJump(j ruleset.Jump) (bool, error) {
 
 func (k *fakeKernel) Stamp() (s ruleset.Stamp, err error) { return s, nil }
 
-func (k *fakeKernel) dump() string {
-	nat, _ := k.Save(context.Background(), "nat")
-	filter, _ := k.Save(context.Background(), "filter")
-	return string(nat) + string(filter)
-}
-
 // fakeRelay remembers the State that it was told last.
 type fakeRelay struct{ knows *proxier.State }
 

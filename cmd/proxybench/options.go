@@ -83,7 +83,7 @@ func effortFlags(fs *pflag.FlagSet, e *measure.Effort) {
 	fs.IntVar(&e.Churn, "churn", e.Churn, "changes in churn")
 	fs.Float64Var(&e.ChurnRate, "churn-rate", e.ChurnRate, "changes a second in churn")
 	fs.IntVar(&e.Connects, "connects", e.Connects, "connects for each position")
-	fs.DurationVar(&e.Seconds, "seconds", e.Seconds, "how long throughput and parallel connects last")
+	fs.DurationVar(&e.Lasting, "seconds", e.Lasting, "how long throughput and parallel connects last")
 }
 
 func (o *options) check() error {

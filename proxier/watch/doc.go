@@ -27,7 +27,8 @@
 //
 // A server that is late, away or refuses is waited for, and named in one line
 // that is repeated at the 10th, 100th, … failure. What the Store holds stays. A
-// connection that died silently is found by HTTP/2 pings within 45 s, a watch
-// that died on a living connection by its missing bookmarks within 90 s.
+// connection that died silently is found by HTTP/2 pings within 45 s. A watch that
+// has said nothing for 90 s is opened anew, which is no failure: of a kind that has
+// not changed since it started, an API server sends no bookmarks.
 // [Source.Age] tells how long ago the API last proved alive.
 package watch

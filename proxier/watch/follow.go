@@ -152,12 +152,15 @@ func (f *follower) follow(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return s.cut(ctx)
 		case <-settled.C:
 			s.stands()
 		case e, ok := <-w.ResultChan():
+			if !ok && ctx.Err() != nil {
+				return s.cut(ctx)
+			}
 			if !ok {
-				return first(context.Cause(ctx), s.ended())
+				return s.ended()
 			}
 			guard.Reset(f.source.options.Silence)
 			if err := f.take(e); err != nil {
@@ -206,6 +209,16 @@ func (s *stream) count(by int) {
 	if !s.optional {
 		s.source.stands(by)
 	}
+}
+
+// cut is why we ended the watch ourselves. A watch that has said nothing for long is
+// opened anew, and that is no failure: an API server sends bookmarks only of kinds of
+// which it has seen a change since it started.
+func (s *stream) cut(ctx context.Context) error {
+	if cause := context.Cause(ctx); !errors.Is(cause, errSilent) || s.pending != nil {
+		return cause
+	}
+	return nil
 }
 
 func (s *stream) ended() error {

@@ -70,7 +70,7 @@ const clients = 4
 func (v *Visit) rate(ctx context.Context) error {
 	var made, failed atomic.Int64
 	var wait sync.WaitGroup
-	end := time.Now().Add(v.Effort.Seconds)
+	end := time.Now().Add(v.Effort.Lasting)
 	for range clients {
 		random := rand.New(rand.NewPCG(v.Random.Uint64(), 2))
 		wait.Go(func() {
@@ -87,7 +87,7 @@ func (v *Visit) rate(ctx context.Context) error {
 		})
 	}
 	wait.Wait()
-	v.emit(Connect, "rate", "1/s", float64(made.Load())/v.Effort.Seconds.Seconds())
+	v.emit(Connect, "rate", "1/s", float64(made.Load())/v.Effort.Lasting.Seconds())
 	v.emit(Connect, "rate, failed", "", float64(failed.Load()))
 	return ctx.Err()
 }
@@ -99,7 +99,7 @@ func (v *Visit) throughput(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		v.emit(Throughput, fmt.Sprintf("%d connections", n), "Gbit/s", float64(sent)*8/1e9/v.Effort.Seconds.Seconds())
+		v.emit(Throughput, fmt.Sprintf("%d connections", n), "Gbit/s", float64(sent)*8/1e9/v.Effort.Lasting.Seconds())
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (v *Visit) send(ctx context.Context, n int) (int64, error) {
 	}
 	var sent atomic.Int64
 	var wait sync.WaitGroup
-	end := time.Now().Add(v.Effort.Seconds)
+	end := time.Now().Add(v.Effort.Lasting)
 	for _, c := range conns {
 		wait.Go(func() {
 			_ = c.SetDeadline(end)

@@ -42,7 +42,7 @@ type Effort struct {
 	Churn      int           // changes of churn
 	ChurnRate  float64       // a second
 	Connects   int           // for each position
-	Seconds    time.Duration // of throughput and of connects in parallel
+	Lasting    time.Duration // of throughput and of connects in parallel
 	IdleFor    time.Duration
 	RestartFor time.Duration // at least, of connects around a restart
 }
@@ -50,7 +50,7 @@ type Effort struct {
 // DefaultEffort is what a run does if nobody says otherwise.
 func DefaultEffort() Effort {
 	return Effort{Timeout: 10 * time.Minute, Changes: 20, Churn: 1000, ChurnRate: 50, Connects: 2000,
-		Seconds: 2 * time.Second, IdleFor: 5 * time.Second, RestartFor: 4 * time.Second}
+		Lasting: 2 * time.Second, IdleFor: 5 * time.Second, RestartFor: 4 * time.Second}
 }
 
 // Visit is one contestant on one street.
