@@ -129,11 +129,13 @@ func (c *cluster) withoutAPI(t *testing.T) {
 
 // build builds the program as the image has it; with the race detector if the test
 // has it.
-func build(t *testing.T) string {
+func build(t *testing.T) string { return buildWith(t, raced) }
+
+func buildWith(t *testing.T, race bool) string {
 	t.Helper()
 	binary := t.TempDir() + "/kube-proxy"
 	args, cgo := []string{"build", "-o", binary}, "CGO_ENABLED=0"
-	if raced {
+	if race {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	}
 	cmd := exec.Command("go", append(args, "./cmd/kube-proxy")...)

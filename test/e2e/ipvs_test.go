@@ -32,7 +32,7 @@ func TestIPVS(t *testing.T) {
 		if _, err := os.Stat(root + "/bin/kube-apiserver"); err != nil {
 			t.Skip("missing: bin/kube-apiserver; build it in test/apiserver")
 		}
-		o.Env = []string{builtProgram + "=" + build(t)}
+		o.Env = []string{builtProgram + "=" + buildWith(t, false)} // the race detector does not run there
 	}
 	uml.Tests(t, o, uml.Case{Name: "Services", Test: testIPVS})
 }
