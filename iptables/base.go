@@ -70,7 +70,7 @@ func martianGuard() baseRule {
 // localhostCount has no target: it counts the connections to NodePorts at a loopback
 // address. All of them are masqueraded, and what others translate is not marked.
 func localhostCount() ruleset.Rule {
-	return ruleset.Rule{Raw: `-m comment --comment "node ports on localhost" -m conntrack --ctorigdst ` + proxier.IPv4.Loopback().String()}
+	return ruleset.Rule{OrigDst: proxier.IPv4.Loopback(), Comment: "node ports on localhost"}
 }
 
 func invalidDrop() ruleset.Rule {

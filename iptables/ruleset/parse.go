@@ -293,6 +293,12 @@ func (p *parser) match(name string) bool {
 		r.DstType = p.addrType()
 	case "--ctstate":
 		r.CTState = States{p.next(), p.takeNot()}
+	case "--ctorigdst":
+		origin := p.net()
+		r.OrigDst = origin.Prefix
+		if origin.Not {
+			p.fail()
+		}
 	case "--mark":
 		r.Mark = p.mark()
 		r.Mark.Not = p.takeNot()

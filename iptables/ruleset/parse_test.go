@@ -73,6 +73,8 @@ func TestParseForeignRules(t *testing.T) {
 		{"any mark", `-m mark --mark 0x0/0x0 -j X`, raw},
 		{"connmark", `-m connmark --mark 0x80/0x80 -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff`, raw},
 		{"states beside a direction", `-m conntrack --ctstate NEW --ctdir ORIGINAL -j X`, raw},
+		{"not an origin", `-m conntrack ! --ctorigdst 127.0.0.0/8 -j X`, raw},
+		{"origin of one host", `-m conntrack --ctorigdst 127.0.0.1 -j X`, raw},
 		{"old state match", `-m state --state NEW -j X`, raw},
 		{"type of routing", `-m addrtype --dst-type UNICAST -j X`, raw},
 		{"not a type of routing", `-m addrtype ! --dst-type BROADCAST,MULTICAST -j X`, raw},

@@ -92,6 +92,9 @@ func (r *Rule) appendMatches(b []byte) []byte {
 		b = append(appendNot(append(b, " -m conntrack"...), r.CTState.Not), " --ctstate "...)
 		b = append(b, r.CTState.List...)
 	}
+	if r.OrigDst.IsValid() {
+		b = r.OrigDst.AppendTo(append(b, " -m conntrack --ctorigdst "...))
+	}
 	if r.Mark.Mask != 0 {
 		b = append(appendNot(append(b, " -m mark"...), r.Mark.Not), " --mark "...)
 		b = appendMatchMark(b, r.Mark)

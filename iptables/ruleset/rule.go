@@ -18,6 +18,7 @@ type Rule struct {
 	SrcType  AddrType         // -m addrtype --src-type
 	DstType  AddrType         // -m addrtype --dst-type
 	CTState  States           // -m conntrack --ctstate
+	OrigDst  netip.Prefix     // -m conntrack --ctorigdst: a network, no single host
 	Mark     Mark             // -m mark
 	Recent   Recent           // -m recent
 	Chance   Chance           // -m statistic --mode random

@@ -64,6 +64,8 @@ var printedMatches = []printed{
 		`-m conntrack --ctstate INVALID,NEW,RELATED,ESTABLISHED,UNTRACKED,SNAT,DNAT`},
 	{"states, not", "filter", 6, Rule{CTState: States{List: "RELATED,ESTABLISHED,DNAT", Not: true}},
 		`-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT`},
+	{"origin", "nat", 4, Rule{OrigDst: netip.MustParsePrefix("127.0.0.0/8")}, `-m conntrack --ctorigdst 127.0.0.0/8`},
+	{"origin, IPv6", "nat", 6, Rule{OrigDst: netip.MustParsePrefix("fd00::/64")}, `-m conntrack --ctorigdst fd00::/64`},
 	{"mark", "nat", 4, Rule{Mark: masqMark}, `-m mark --mark 0x4000/0x4000`},
 	{"mark, not", "nat", 4, Rule{Mark: Mark{Value: 0x4000, Mask: 0x4000, Not: true}}, `-m mark ! --mark 0x4000/0x4000`},
 	{"mark of zero", "nat", 6, Rule{Mark: Mark{Mask: 0x4000}}, `-m mark --mark 0x0/0x4000`},

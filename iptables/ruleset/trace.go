@@ -43,7 +43,7 @@ type Outcome struct {
 // chain which it is still in is dropped: the kernel takes no such ruleset.
 func (t Tables) Trace(p proxier.Packet, w World) []Outcome {
 	var out outcomes
-	start := packet{Packet: p}
+	start := packet{Packet: p, origin: p.Dst.Addr()}
 	first := "PREROUTING"
 	if p.In == "" {
 		first = "OUTPUT"
@@ -80,7 +80,7 @@ func (t Tables) Pass(table, chain string, p Passage, w World) Passage {
 	var ended outcomes
 	best, result := 0.0, Passage{}
 	tr := tracer{tables: t, world: w, out: &ended}
-	start := packet{Packet: p.Packet, mark: p.Mark, dnat: p.DNAT, masq: p.Masq}
+	start := packet{Packet: p.Packet, origin: p.Packet.Dst.Addr(), mark: p.Mark, dnat: p.DNAT, masq: p.Masq}
 	tr.table(table, chain, start, 1, func(pk packet, chance float64) {
 		if chance > best {
 			best, result = chance, Passage{Packet: pk.Packet, Mark: pk.mark, DNAT: pk.dnat, Masq: pk.masq}
@@ -123,6 +123,7 @@ func mapInto(to netip.Prefix, a netip.Addr) netip.Addr {
 // packet is a packet on its way.
 type packet struct {
 	proxier.Packet
+	origin   netip.Addr // the destination that it came with
 	mark     uint32
 	dnat     bool
 	masq     bool
@@ -284,6 +285,7 @@ func (r *Rule) matches(p *packet, w World) bool {
 		(r.Proto == 0 || r.Proto == p.Protocol) &&
 		r.Ports.matches(p.Dst.Port()) &&
 		r.SrcType.matches(p.Src, w) && r.DstType.matches(p.Dst.Addr(), w) &&
+		(!r.OrigDst.IsValid() || r.OrigDst.Contains(p.origin)) &&
 		r.CTState.matches(p) && r.Mark.matches(p.mark) &&
 		r.Recent.matches(p.Src, w) && r.Set.matches(p, w)
 }

@@ -120,6 +120,8 @@ func TestTraceTargets(t *testing.T) {
 		{"jump behind a goto comes back", pre + "-g A\n-A A -j B\n-A A " + to + "10.0.0.1:8080\n-A B -j RETURN", client, forward, false},
 		{"a rule without a target only counts", pre + "-s 198.51.100.0/24\n" + dnat, client, forward, false},
 		{"a chain that is not there", pre + "-j NONE\n" + dnat, client, forward, false},
+		{"drop of what came to a network", dnat + "COMMIT\n*filter\n-A FORWARD -m conntrack --ctorigdst 10.96.0.0/16 -j DROP", client, "drop", false},
+		{"no drop of what came to another", dnat + "COMMIT\n*filter\n-A FORWARD -m conntrack --ctorigdst 10.0.0.0/16 -j DROP", client, forward, false},
 		{"drop", "*filter\n-A FORWARD -j DROP", client, "drop", false},
 		{"reject", "*filter\n-A FORWARD -p tcp -j REJECT --reject-with icmp-port-unreachable", client, "reject", false},
 		{"drop behind a translation", dnat + "COMMIT\n*filter\n-A FORWARD -d 10.0.0.1/32 -j DROP", client, "drop", false},
