@@ -31,7 +31,7 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 			return err
 		}
 	}
-	a.aside.review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
+	a.aside.Review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
 	if err := a.settle(ctx, want); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 // last.
 func (a *attempt) prepare(ctx context.Context, want *proxier.State) error {
 	empty := &proxier.State{Family: want.Family, Node: want.Node}
-	if err := a.program(ctx, want, empty); err != nil {
+	if err := a.program(ctx, empty); err != nil {
 		return err
 	}
 	a.accepted = nil // nothing of what was asked for
@@ -60,7 +60,11 @@ const maxBlames = 16
 // that, it finds out what of it, sets that aside too, and goes on.
 func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
 	for range maxBlames {
-		refusal, err := a.try(ctx, want, a.aside.without(want, a.accepted))
+		part, err := a.part(ctx, want)
+		if err != nil {
+			return err
+		}
+		refusal, err := a.try(ctx, part)
 		if err != nil || refusal == nil {
 			return err
 		}
@@ -69,7 +73,7 @@ func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
 			break
 		}
 		for s, reason := range blamed {
-			a.aside.put(s, reason)
+			a.aside.Put(s, reason)
 		}
 	}
 	return a.isolate(ctx, want)
@@ -77,13 +81,13 @@ func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
 
 // try programs a State. A refusal that may be a service's fault is returned as
 // such, after the kernel was read again: part of the input may be in.
-func (a *attempt) try(ctx context.Context, want, part *proxier.State) (*ruleset.RestoreError, error) {
-	err := a.program(ctx, want, part)
+func (a *attempt) try(ctx context.Context, part *proxier.State) (*ruleset.RestoreError, error) {
+	err := a.program(ctx, part)
 	var refusal *ruleset.RestoreError
 	if err == nil || ctx.Err() != nil || !errors.As(err, &refusal) || refusal.Temporary() {
 		return nil, err
 	}
-	if err := a.read(ctx, &want.Node); err != nil {
+	if err := a.read(ctx, &part.Node); err != nil {
 		return nil, err
 	}
 	return refusal, nil
@@ -91,8 +95,11 @@ func (a *attempt) try(ctx context.Context, want, part *proxier.State) (*ruleset.
 
 // program brings the kernel to a State, part of what is wanted, and remembers it
 // if it succeeds.
-func (a *attempt) program(ctx context.Context, want, part *proxier.State) error {
-	p := a.rendered(part)
+func (a *attempt) program(ctx context.Context, part *proxier.State) error {
+	p, err := a.rendered(ctx, part)
+	if err != nil {
+		return err
+	}
 	a.plan = p
 	if changes := p.changes(); len(changes) > 0 {
 		a.input = ruleset.Print(changes, a.perCommit)
@@ -111,23 +118,21 @@ func (a *attempt) program(ctx context.Context, want, part *proxier.State) error 
 // rendered is the plan to a State without what cannot be rendered of it. An older
 // version takes a service's place if that can be: a change of the node may be what
 // stands against both.
-func (a *attempt) rendered(part *proxier.State) *plan {
-	p := newPlan(a.mem, part, a.config, a.hasher)
-	if len(p.failed) == 0 {
-		return p
+func (a *attempt) rendered(ctx context.Context, part *proxier.State) (*plan, error) {
+	for {
+		a.mem.relics = a.relics
+		p := newPlan(a.mem, part, a.config, a.hasher)
+		if len(p.failed) == 0 {
+			return p, nil
+		}
+		for _, f := range p.failed {
+			a.aside.Put(f.service, f.reason)
+		}
+		var err error
+		if part, err = a.part(ctx, part); err != nil {
+			return nil, err
+		}
 	}
-	for _, f := range p.failed {
-		a.aside.put(f.service, f.reason)
-	}
-	part = a.aside.without(part, a.accepted)
-	if p = newPlan(a.mem, part, a.config, a.hasher); len(p.failed) == 0 {
-		return p
-	}
-	var failed []*proxier.Service
-	for _, f := range p.failed {
-		failed = append(failed, f.service)
-	}
-	return newPlan(a.mem, except(part, failed), a.config, a.hasher)
 }
 
 func (a *attempt) count(changes []ruleset.Change) {
@@ -190,92 +195,6 @@ func lineOf(text []byte, n int) string {
 	}
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	return string(line[:min(len(line), maxLine)])
-}
-
-// isolate finds by halving which services the kernel refuses. Everything else is
-// in the kernel when it returns. What was accepted before is tried first; if the
-// kernel refuses that, since it lost some of it, then of that too what it would
-// have to take anew is suspected.
-func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
-	good := a.accepted
-	if good == nil { // just started: what stands already is no suspect, and stays
-		good = except(a.aside.without(want, nil), a.plan.written())
-	}
-	good = &proxier.State{Family: want.Family, Node: want.Node, Services: surviving(good.Services, want.Services)}
-	refusal, err := a.try(ctx, want, good)
-	if refusal != nil && len(a.plan.services) > 0 {
-		good = except(good, a.plan.written())
-		refusal, err = a.try(ctx, want, good)
-	}
-	if refusal != nil {
-		err = refusal // no service's fault
-	}
-	if err != nil {
-		return err
-	}
-	var suspects []*proxier.Service
-	proxier.EachChange(good.Services, a.aside.without(want, a.accepted).Services, false, func(_, is *proxier.Service) {
-		if is != nil {
-			suspects = append(suspects, is)
-		}
-	})
-	return a.halve(ctx, want, suspects)
-}
-
-// halve programs suspects on top of what is accepted; a single one that the
-// kernel refuses is set aside.
-func (a *attempt) halve(ctx context.Context, want *proxier.State, suspects []*proxier.Service) error {
-	if len(suspects) == 0 {
-		return nil
-	}
-	refusal, err := a.try(ctx, want, with(a.accepted, suspects))
-	switch {
-	case err != nil || refusal == nil:
-		return err
-	case len(suspects) == 1:
-		a.aside.put(suspects[0], refusal)
-		return nil
-	}
-	half := len(suspects) / 2
-	if err := a.halve(ctx, want, suspects[:half]); err != nil {
-		return err
-	}
-	return a.halve(ctx, want, suspects[half:])
-}
-
-// surviving lists the services of last that next still has, in last's version.
-func surviving(last, next []*proxier.Service) []*proxier.Service {
-	gone := map[*proxier.Service]bool{}
-	proxier.EachChange(last, next, false, func(was, is *proxier.Service) {
-		if is == nil {
-			gone[was] = true
-		}
-	})
-	return slices.DeleteFunc(slices.Clone(last), func(s *proxier.Service) bool { return gone[s] })
-}
-
-// except is a State without some of its services.
-func except(s *proxier.State, services []*proxier.Service) *proxier.State {
-	out := map[*proxier.Service]bool{}
-	for _, svc := range services {
-		out[svc] = true
-	}
-	left := slices.DeleteFunc(slices.Clone(s.Services), func(svc *proxier.Service) bool { return out[svc] })
-	return &proxier.State{Family: s.Family, Node: s.Node, Services: left}
-}
-
-// with is a State with services added, or replaced by another version.
-func with(s *proxier.State, services []*proxier.Service) *proxier.State {
-	next := &proxier.State{Family: s.Family, Node: s.Node, Services: slices.Clone(s.Services)}
-	for _, svc := range services {
-		at, found := slices.BinarySearchFunc(next.Services, svc, (*proxier.Service).Compare)
-		if found {
-			next.Services[at] = svc
-		} else {
-			next.Services = slices.Insert(next.Services, at, svc)
-		}
-	}
-	return next
 }
 
 // ensureBase puts in the rules that lead to our chains, where they are missing.

@@ -7,6 +7,7 @@ import (
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
+	"switchyard/proxier/aside"
 )
 
 // kernel is what the backend asks of the iptables programs; *ruleset.Tool.
@@ -35,7 +36,8 @@ type Backend struct {
 	base     []baseRule     // base rules that stand
 	accepted *proxier.State // what was programmed last
 	last     *proxier.State // what was asked for last
-	aside    asides
+	aside    aside.Services
+	relics   relics // services of accepted that were found in the kernel
 	watch    watch
 
 	localhost atomic.Bool // the rule that counts node ports on localhost stands
@@ -66,7 +68,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	b.localhost.Store(want.Node.NodePorts.Localhost)
 	b.watch.applied(b.kernel, quiet)
 	b.watch.promptly(b.kernel, quiet, fresh)
-	a.report.SetAside = b.aside.list()
+	a.report.SetAside = b.aside.List()
 	a.report.Total = b.mem.totals()
 	a.countStanding()
 	return a.report, nil

@@ -32,7 +32,7 @@ type plan struct {
 
 	stages   [stages]ruleset.Change
 	services []*proxier.Service // owners of the stages' chains, by index
-	failed   []aside            // services that cannot be rendered
+	failed   []failure          // services that cannot be rendered
 	trees    trees
 
 	sums   held             // of the chains that the plan writes
@@ -45,6 +45,12 @@ type plan struct {
 
 // chainID names a chain of the kernel.
 type chainID struct{ table, name string }
+
+// failure is a service that cannot be rendered, and why.
+type failure struct {
+	service *proxier.Service
+	reason  error
+}
 
 // newPlan computes the plan. Services that cannot be rendered are named in
 // failed, and left as they stand. Pure but for the hasher's buffer.
@@ -81,21 +87,6 @@ func (p *plan) changes() []ruleset.Change {
 		todo[filterBefore], todo[filterAfter] = settled(todo[filterBefore], todo[filterAfter]), ruleset.Change{}
 	}
 	return slices.DeleteFunc(todo[:], func(c ruleset.Change) bool { return !pending(c) })
-}
-
-// written lists the services of which the plan writes a chain.
-func (p *plan) written() []*proxier.Service {
-	var out []*proxier.Service
-	has := map[int]bool{-1: true}
-	for _, c := range p.stages {
-		for _, w := range c.Writes {
-			if !has[w.Owner] {
-				has[w.Owner] = true
-				out = append(out, p.services[w.Owner])
-			}
-		}
-	}
-	return out
 }
 
 func pending(c ruleset.Change) bool { return len(c.Writes)+len(c.Deletes) > 0 }
@@ -142,13 +133,13 @@ func (p *plan) renderChanges() {
 		var old, next rendered
 		var err error
 		if is != nil {
-			if next, err = renderService(is, p.want.Family, &p.want.Node); err != nil {
-				p.failed = append(p.failed, aside{is, err})
+			if next, err = p.from.relics.render(is, p.want.Family, &p.want.Node); err != nil {
+				p.failed = append(p.failed, failure{is, err})
 				return
 			}
 		}
 		if was != nil {
-			old, _ = renderService(was, p.want.Family, lastNode) // failed then: nothing stands
+			old, _ = p.from.relics.render(was, p.want.Family, lastNode) // failed then: nothing stands
 		}
 		p.replace(is, old, next)
 	})
@@ -328,7 +319,7 @@ func (p *plan) deleteGone() {
 // learn is the memory once the plan's changes are in the kernel. The plan's own
 // memory is used up.
 func (p *plan) learn() *memory {
-	next := &memory{state: p.want, trees: p.trees, held: p.from.held, rules: p.from.rules}
+	next := &memory{state: p.want, relics: p.from.relics, trees: p.trees, held: p.from.held, rules: p.from.rules}
 	for _, c := range p.stages {
 		for _, name := range c.Deletes {
 			next.drop(c.Table, name)

@@ -20,7 +20,10 @@ func poisoned(services ...*proxier.Service) func(string) bool {
 }
 
 // without is a State less some services.
-func stateWithout(s *proxier.State, out ...*proxier.Service) *proxier.State { return except(s, out) }
+func stateWithout(s *proxier.State, out ...*proxier.Service) *proxier.State {
+	left := slices.DeleteFunc(slices.Clone(s.Services), func(svc *proxier.Service) bool { return slices.Contains(out, svc) })
+	return &proxier.State{Family: s.Family, Node: s.Node, Services: left}
+}
 
 // checkAside says that a report names exactly these services, each with a reason
 // that shows one of its own lines (nft), or the refusal (legacy).
@@ -88,7 +91,7 @@ func TestOldVersionStandsWhileTheNewOneIsRefused(t *testing.T) {
 		b := k.backend()
 		was := plainState(100, 3)
 		noneAside(t, mustApply(t, b, was))
-		is := edited(edited(was, 42, func(s *proxier.Service) { s.Cluster = plainEndpoints(600, 5) }), 43, lessOne)
+		is := edited(edited(was, 42, func(s *proxier.Service) { s.Cluster = append(slices.Clone(s.Cluster), plainEndpoints(600, 5)...) }), 43, lessOne)
 		bad := is.Services[42]
 		k.refuse = func(line string) bool { return strings.Contains(line, "10.128.2.89") } // pod 601
 		report := mustApply(t, b, is)
@@ -189,7 +192,7 @@ func TestHeldLockIsAnError(t *testing.T) {
 		}
 		report, err := b.Apply(t.Context(), plainState(20, 2))
 		var refusal *ruleset.RestoreError
-		if !errors.As(err, &refusal) || !refusal.Temporary() || len(report.SetAside) > 0 || len(b.aside) > 0 {
+		if !errors.As(err, &refusal) || !refusal.Temporary() || len(report.SetAside) > 0 || len(b.aside.List()) > 0 {
 			t.Errorf("lock held at call %d: %v, set aside %v", at, err, report.SetAside)
 		}
 	}

@@ -11,10 +11,11 @@ import (
 
 // memory is what the backend knows of the kernel.
 type memory struct {
-	state *proxier.State // what was rendered last; nil: nothing is known of it
-	trees trees          // its dispatch
-	held  held           // what stands in the kernel
-	rules map[string]int // how many rules that is, by table
+	state  *proxier.State // what was rendered last; nil: nothing is known of it
+	relics relics         // services of the state that were not rendered but found
+	trees  trees          // its dispatch
+	held   held           // what stands in the kernel
+	rules  map[string]int // how many rules that is, by table
 }
 
 // held is a fingerprint for each of our chains in the kernel, by table.
