@@ -23,6 +23,6 @@
 //	      ─ diff.go, against memory.go ─► plan ─ attempt.go ─► iptables-restore
 //
 // What the kernel refuses is found by the lines that it names, or by halving, and
-// set aside (attempt.go, aside.go); what others do to our chains is noticed by a
+// set aside (attempt.go, isolate.go, proxier/aside); what others do to our chains is noticed by a
 // fingerprint of the tables (watch.go).
 package iptables

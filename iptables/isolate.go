@@ -28,55 +28,31 @@ func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
 	if err := a.stand(ctx, want); err != nil {
 		return err
 	}
-	try := func(s *proxier.State) (refusal, err error) {
+	return a.aside.Isolate(want, a.accepted, func(s *proxier.State) (refusal, err error) {
 		r, err := a.try(ctx, s)
 		if r == nil {
 			return nil, err
 		}
 		return r, err
-	}
-	must := func(s *proxier.State) error {
-		refusal, err := try(s)
-		if refusal != nil {
-			err = refusal // no service's fault
-		}
-		return err
-	}
-	stands := a.accepted
-	if err := must(stands); err != nil {
-		return err
-	}
-	if err := a.aside.Search(stands, aside.Steps(stands, a.aside.Without(want, stands)), try); err != nil {
-		return err
-	}
-	return must(a.aside.Without(want, a.accepted))
+	})
 }
 
 // stand makes a State of what the kernel holds: it is what was accepted last. Of a
 // service that stands in a version which is not known, a relic is in its place.
 func (a *attempt) stand(ctx context.Context, want *proxier.State) error {
-	tables := ruleset.Tables{}
-	for _, table := range []string{"filter", "nat"} {
-		dump, err := a.kernel.Save(ctx, table)
-		if err != nil {
-			return err
-		}
-		if err := ruleset.Scan(dump, owns, func(table string, c ruleset.Chain) { tables.Add(table, c) }); err != nil {
-			return err
-		}
+	tables, err := ruleset.ReadTables(ctx, a.kernel.Save, owns)
+	if err != nil {
+		return err
 	}
-	known := []*proxier.State{want, a.accepted}
 	stands := &proxier.State{Family: want.Family, Node: want.Node}
 	found := relics{}
 	for _, r := range ruleset.Relics(tables, ruleset.Layout{Own: belongsToOne, Allow: firewallPrefix}) {
 		svc, is := r.Service, ofRelic(r)
-		for _, s := range known {
-			if version := a.relics.versionLike(s, svc, is); version != nil {
-				svc = version
-				break
-			}
-		}
-		if svc == r.Service {
+		if version := a.relics.like(is, aside.VersionIn(want, svc), want); version != nil {
+			svc = version
+		} else if version := a.relics.like(is, aside.VersionIn(a.accepted, svc), a.accepted); version != nil {
+			svc = version
+		} else {
 			found[svc] = is
 		}
 		stands.Services = append(stands.Services, svc)
@@ -95,8 +71,6 @@ func (r relics) render(svc *proxier.Service, family proxier.Family, node *proxie
 	}
 	return renderService(svc, family, node)
 }
-
-func (r relics) has(svc *proxier.Service) bool { _, ok := r[svc]; return ok }
 
 // ofRelic are a relic's chains and entries.
 func ofRelic(r *ruleset.Relic) rendered {
@@ -127,21 +101,17 @@ func belongsToOne(_, chain string) bool {
 		affinityPrefix, localAffinityPrefix, bypassPrefix}, func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 
-// versionLike is a State's version of a service, if it can be rendered and its rules
-// are those that stand.
-func (r relics) versionLike(s *proxier.State, svc *proxier.Service, is rendered) *proxier.Service {
-	if s == nil {
+// like returns a version of a service, nil being none, if it can be rendered in its
+// State and its rules are those that stand.
+func (r relics) like(is rendered, version *proxier.Service, s *proxier.State) *proxier.Service {
+	if _, relic := r[version]; version == nil || relic {
 		return nil
 	}
-	at, found := slices.BinarySearchFunc(s.Services, svc, (*proxier.Service).Compare)
-	if !found || r.has(s.Services[at]) {
-		return nil
-	}
-	would, err := renderService(s.Services[at], s.Family, &s.Node)
+	would, err := renderService(version, s.Family, &s.Node)
 	if err != nil || !maps.Equal(would.lines(), is.lines()) {
 		return nil
 	}
-	return s.Services[at]
+	return version
 }
 
 // lines are all rules, each behind its chain's or its root's name.

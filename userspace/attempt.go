@@ -24,10 +24,10 @@ type attempt struct {
 const maxBlames = 4
 
 func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
-	a.aside.review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
+	a.aside.Review(want, want == a.last || a.last != nil && !sameToRules(&want.Node, &a.last.Node))
 	a.last = want
 	err := a.settle(ctx, want)
-	a.report.SetAside = a.aside.list()
+	a.report.SetAside = a.aside.List()
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,11 @@ func (a *attempt) apply(ctx context.Context, want *proxier.State) error {
 // it finds out what of it, sets that aside too, and goes on.
 func (a *attempt) settle(ctx context.Context, want *proxier.State) error {
 	for range maxBlames {
-		refusal, err := a.try(ctx, a.aside.without(want, a.accepted))
+		part, err := a.part(ctx, want)
+		if err != nil {
+			return err
+		}
+		refusal, err := a.try(ctx, part)
 		if err != nil || refusal == nil {
 			return err
 		}
@@ -70,7 +74,10 @@ func (a *attempt) try(ctx context.Context, part *proxier.State) (*ruleset.Restor
 
 // program brings the kernel to a State, and remembers it if it succeeds.
 func (a *attempt) program(ctx context.Context, part *proxier.State) error {
-	a.plan = a.rendered(part)
+	var err error
+	if a.plan, err = a.rendered(ctx, part); err != nil {
+		return err
+	}
 	if changes := a.plan.changes(); len(changes) > 0 {
 		a.input = ruleset.Print(changes, a.perCommit)
 		a.report.Operations++
@@ -87,16 +94,20 @@ func (a *attempt) program(ctx context.Context, part *proxier.State) error {
 
 // rendered is the plan to a State without what cannot be rendered of it. An older
 // version takes a service's place if that can be rendered for the node as it is now.
-func (a *attempt) rendered(part *proxier.State) *plan {
+func (a *attempt) rendered(ctx context.Context, part *proxier.State) (*plan, error) {
 	for {
+		a.mem.relics = a.relics
 		p := newPlan(a.mem, part, a.config, a.hasher)
 		if len(p.failed) == 0 {
-			return p
+			return p, nil
 		}
 		for _, f := range p.failed {
-			a.aside[f.service] = f.reason
+			a.aside.Put(f.service, f.reason)
 		}
-		part = a.aside.without(part, a.accepted)
+		var err error
+		if part, err = a.part(ctx, part); err != nil {
+			return nil, err
+		}
 	}
 }
 
@@ -105,7 +116,7 @@ func (a *attempt) rendered(part *proxier.State) *plan {
 func (a *attempt) blame(refusal *ruleset.RestoreError) (found bool) {
 	for _, line := range refusal.Lines {
 		if owner := a.input.Owner(line); owner >= 0 {
-			a.aside[a.plan.services[owner]] = refusal
+			a.aside.Put(a.plan.services[owner], refusal)
 			found = true
 		}
 	}

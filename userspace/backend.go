@@ -6,6 +6,7 @@ import (
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
+	"switchyard/proxier/aside"
 	"switchyard/userspace/relay"
 )
 
@@ -38,7 +39,8 @@ type Backend struct {
 	base  []baseRule // that stand
 	watch watch
 
-	aside    asides
+	aside    aside.Services
+	relics   relics         // services of accepted that were found in the kernel
 	last     *proxier.State // asked for
 	accepted *proxier.State // by the kernel: last without what is set aside
 }
@@ -66,7 +68,7 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 		return a.report, err
 	}
 	if b.accepted != want {
-		b.relay.Add(b.accepted) // the rules lead to the older versions
+		b.relay.Add(b.relayed(want)) // the rules lead to the older versions
 	}
 	b.relay.Settle()
 	b.watch.applied(b.kernel, quiet)

@@ -119,12 +119,12 @@ func (p *plan) renderChanges() {
 		var old, next rendered
 		var err error
 		if is != nil {
-			if next, err = renderService(is, p.want.Family, &p.want.Node); err != nil {
+			if next, err = p.from.relics.render(is, p.want.Family, &p.want.Node); err != nil {
 				p.failed = append(p.failed, failure{is, err})
 			}
 		}
 		if was != nil {
-			old, _ = renderService(was, p.want.Family, lastNode) // failed then: nothing stands
+			old, _ = p.from.relics.render(was, p.want.Family, lastNode) // failed then: nothing stands
 		}
 		p.replace(is, old, next)
 	})
@@ -287,5 +287,5 @@ func (p *plan) learn() *memory {
 			h[table][name] = sum
 		}
 	}
-	return &memory{state: p.want, lists: p.lists, held: h, rules: p.from.rules}
+	return &memory{state: p.want, relics: p.from.relics, lists: p.lists, held: h, rules: p.from.rules}
 }

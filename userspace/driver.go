@@ -46,7 +46,7 @@ func New(tool *ruleset.Tool, r *relay.Relay, s proxier.Settings) *Backend {
 
 func newBackend(k kernel, s proxier.Settings) *Backend {
 	return &Backend{kernel: k, config: configOf(s), drain: s.Userspace.Drain,
-		hasher: ruleset.NewHasher(), aside: asides{}}
+		hasher: ruleset.NewHasher()}
 }
 
 func configOf(s proxier.Settings) Config {

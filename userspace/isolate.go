@@ -2,93 +2,144 @@ package userspace
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
+	"switchyard/proxier/aside"
 )
 
-// errSuspect is never seen: a suspect is in the kernel or refused in the end.
-var errSuspect = errors.New("suspected")
+// part is the wanted State less what is set aside. Whoever has just started reads what
+// stands of that in the kernel, so that it may stay.
+func (a *attempt) part(ctx context.Context, want *proxier.State) (*proxier.State, error) {
+	if a.accepted == nil && a.aside.Any(want) {
+		if err := a.stand(ctx, want); err != nil {
+			return nil, err
+		}
+	}
+	return a.aside.Without(want, a.accepted), nil
+}
 
 // isolate finds by halving which services the kernel refuses: the legacy flavour never
-// says. All others are in the kernel when it returns. Suspect is a service of which the
-// kernel lacks a rule; what stands is proof of itself, and goes on meanwhile.
-//
-//	refused: a b c d e f g h ──► a b c d  accepted
-//	                        └──► e f g h  refused ──► e f  accepted
-//	                                             └──► g h  refused ──► g accepted, h set aside
+// says. All others are in the kernel when it returns. What stands is proof of itself,
+// and goes on meanwhile.
 func (a *attempt) isolate(ctx context.Context, want *proxier.State) error {
-	suspects, err := a.suspects(ctx, a.aside.without(want, nil))
-	if err != nil {
+	if err := a.stand(ctx, want); err != nil {
 		return err
 	}
-	spared := maps.Clone(a.aside)
-	for _, s := range suspects {
-		spared[s] = errSuspect
-	}
-	refusal, err := a.try(ctx, spared.without(want, a.accepted))
-	if refusal != nil {
-		err = refusal // no service's fault
-	}
-	if err != nil {
-		return err
-	}
-	return a.halve(ctx, suspects)
-}
-
-// halve programs suspects on top of what is accepted; a single one that the kernel
-// refuses is set aside.
-func (a *attempt) halve(ctx context.Context, suspects []*proxier.Service) error {
-	if len(suspects) == 0 {
-		return nil
-	}
-	refusal, err := a.try(ctx, with(a.accepted, suspects))
-	switch {
-	case err != nil || refusal == nil:
-		return err
-	case len(suspects) == 1:
-		a.aside[suspects[0]] = refusal
-		return nil
-	}
-	half := len(suspects) / 2
-	if err := a.halve(ctx, suspects[:half]); err != nil {
-		return err
-	}
-	return a.halve(ctx, suspects[half:])
-}
-
-// suspects are the services of which the kernel does not hold every rule.
-func (a *attempt) suspects(ctx context.Context, s *proxier.State) ([]*proxier.Service, error) {
-	stands := map[string]bool{} // table and rule
-	note := func(table string, c ruleset.Chain) {
-		for _, r := range c.Rules {
-			stands[table+" "+r.String()] = true
-		}
-	}
-	for _, table := range []string{"filter", "nat"} {
-		dump, err := a.kernel.Save(ctx, table)
-		if err != nil {
+	return a.aside.Isolate(want, a.accepted, func(s *proxier.State) (refusal, err error) {
+		r, err := a.try(ctx, s)
+		if r == nil {
 			return nil, err
 		}
-		if err := ruleset.Scan(dump, owns, note); err != nil {
-			return nil, err
-		}
-	}
-	lacks := func(svc *proxier.Service) bool {
-		r, _ := renderService(svc, s.Family, &s.Node) // one that cannot be rendered was set aside before
-		foreign := func(e *entry) bool { return !stands[e.root.table()+" "+e.rule.String()] }
-		return a.differs("nat", r.nat) || a.differs("filter", r.filter) || slices.ContainsFunc(r.entries, foreign)
-	}
-	return slices.DeleteFunc(slices.Clone(s.Services), func(svc *proxier.Service) bool { return !lacks(svc) }), nil
-}
-
-// differs reports whether the kernel holds one of the chains otherwise, or not at all.
-func (a *attempt) differs(table string, chains []ruleset.Chain) bool {
-	return slices.ContainsFunc(chains, func(c ruleset.Chain) bool {
-		sum, stands := a.mem.held[table][c.Name]
-		return !stands || sum != a.hasher.Sum(&c)
+		return r, err
 	})
+}
+
+// stand makes a State of what the kernel holds: it is what was accepted last. Of a
+// service that stands in a version which is not known, a relic is in its place.
+func (a *attempt) stand(ctx context.Context, want *proxier.State) error {
+	tables, err := ruleset.ReadTables(ctx, a.kernel.Save, owns)
+	if err != nil {
+		return err
+	}
+	stands := &proxier.State{Family: want.Family, Node: want.Node}
+	found := relics{}
+	for _, r := range ruleset.Relics(tables, ruleset.Layout{Own: belongsToOne, Allow: allowPrefix}) {
+		svc, is := r.Service, ofRelic(r)
+		if version := a.relics.like(is, aside.VersionIn(want, svc), want); version != nil {
+			svc = version
+		} else if version := a.relics.like(is, aside.VersionIn(a.accepted, svc), a.accepted); version != nil {
+			svc = version
+		} else {
+			found[svc] = is
+		}
+		stands.Services = append(stands.Services, svc)
+	}
+	a.relics, a.accepted = found, stands
+	return nil
+}
+
+// relayed is what the relay is to know: what was accepted, and of a relic, whose
+// endpoints are not known, the wanted version.
+func (b *Backend) relayed(want *proxier.State) *proxier.State {
+	s := &proxier.State{Family: want.Family, Node: want.Node, Services: slices.Clone(b.accepted.Services)}
+	for i, svc := range s.Services {
+		if _, relic := b.relics[svc]; relic {
+			s.Services[i] = aside.VersionIn(want, svc)
+		}
+	}
+	return s
+}
+
+// relics are services of which only the rules are known.
+type relics map[*proxier.Service]rendered
+
+// render renders one service port, unless that is what it is.
+func (r relics) render(svc *proxier.Service, family proxier.Family, node *proxier.Node) (rendered, error) {
+	if is, ok := r[svc]; ok {
+		return is, nil
+	}
+	return renderService(svc, family, node)
+}
+
+// like returns a version of a service, nil being none, if it can be rendered in its
+// State and its rules are those that stand.
+func (r relics) like(is rendered, version *proxier.Service, s *proxier.State) *proxier.Service {
+	if _, relic := r[version]; version == nil || relic {
+		return nil
+	}
+	would, err := renderService(version, s.Family, &s.Node)
+	if err != nil || !maps.Equal(would.lines(), is.lines()) {
+		return nil
+	}
+	return version
+}
+
+// ofRelic are a relic's chains and entries. Those for one destination keep the order
+// in which they stand.
+func ofRelic(r *ruleset.Relic) rendered {
+	is := rendered{nat: r.Chains["nat"], filter: r.Chains["filter"]}
+	for i, e := range r.Entries {
+		root, ok := rootOf(e.Table, e.Chain)
+		addr := e.Rule.Dst.Prefix.Addr()
+		if ok && addr.IsValid() == (root.addrNibbles(proxier.IPv4) > 0) {
+			is.entries = append(is.entries, &entry{root, keyOf(addr, e.Rule.Proto, e.Rule.Ports.From), i, e.Rule})
+		}
+	}
+	return is
+}
+
+// rootOf is the root whose tree a chain is in.
+func rootOf(table, chain string) (root, bool) {
+	for r := range roots {
+		if name, prefix := r.chain(); r.table() == table && (chain == name || strings.HasPrefix(chain, prefix)) {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// belongsToOne reports whether a chain is one service's.
+func belongsToOne(_, chain string) bool {
+	return strings.HasPrefix(chain, allowPrefix) || strings.HasPrefix(chain, fromPrefix)
+}
+
+// lines are all rules, each behind its chain's or its root's name.
+func (r *rendered) lines() map[string]bool {
+	lines := map[string]bool{}
+	add := func(table string, chains []ruleset.Chain) {
+		for i := range chains {
+			lines[table+string(chains[i].AppendTo(nil))] = true
+		}
+	}
+	add("nat", r.nat)
+	add("filter", r.filter)
+	for _, e := range r.entries {
+		name, _ := e.root.chain()
+		lines[e.root.table()+name+e.rule.String()] = true
+	}
+	return lines
 }

@@ -78,7 +78,8 @@ func TestPoison(t *testing.T) {
 				t.Logf("found in %d restores", k.restores)
 				sameRules(t, k, omitting(good, bad...))
 				before := k.restores
-				more := with(spoilt, many(301).Services[300:])
+				more := &proxier.State{Family: spoilt.Family, Node: spoilt.Node,
+					Services: append(slices.Clone(spoilt.Services), many(301).Services[300])}
 				if r := apply(more); len(r.SetAside) != len(bad) || k.restores != before+1 {
 					t.Errorf("another service took %d restores, set aside %v", k.restores-before, asideNames(r))
 				}
@@ -120,6 +121,41 @@ func TestPoisonAtStart(t *testing.T) {
 		}
 	}
 	sameRules(t, k, omitting(good, 42))
+}
+
+// TestOlderVersionOutlivesARestart holds that a process which starts while the kernel
+// refuses a service leaves what stands of it, and has the relay serve it.
+func TestOlderVersionOutlivesARestart(t *testing.T) {
+	good := many(300)
+	for _, nft := range []bool{false, true} {
+		k := newFake()
+		if _, err := k.backend().Apply(context.Background(), good); err != nil {
+			t.Fatal(err)
+		}
+		k.nft, k.refuse, k.lost = nft, is6667, map[string]bool{}
+		b := k.backend()
+		spoilt := poisoned(good, 42)
+		for _, s := range []*proxier.State{spoilt, omitting(spoilt, 50), spoilt} {
+			r, err := b.Apply(context.Background(), s)
+			if err != nil || !slices.Equal(asideNames(r), []string{"s00042"}) {
+				t.Fatalf("%v, set aside %v", err, asideNames(r))
+			}
+		}
+		sameRules(t, k, good)
+		for rule, lost := range k.lost {
+			if lost && strings.Contains(rule, "s00042") {
+				t.Errorf("was missing for a while: %s", rule)
+			}
+		}
+		if known := b.relay.(*fakeRelay).knows; !slices.Equal(known.Services, spoilt.Services) {
+			t.Error("the relay does not know the service")
+		}
+		k.refuse = nil
+		if r, err := b.Apply(context.Background(), spoilt); err != nil || len(r.SetAside) > 0 {
+			t.Errorf("mended: %v, set aside %v", err, asideNames(r))
+		}
+		sameRules(t, k, spoilt)
+	}
 }
 
 // TestRefusedWhateverIsAsked holds that a refusal which is no service's fault is an error.

@@ -10,10 +10,11 @@ import (
 
 // memory is what the backend knows of the kernel.
 type memory struct {
-	state *proxier.State  // what was rendered last; nil: nothing is known of it
-	lists [roots][]*entry // its dispatch, sorted
-	held  held            // what stands in the kernel
-	rules held            // how many rules each of those chains has
+	state  *proxier.State  // what was rendered last; nil: nothing is known of it
+	relics relics          // services of the state that were not rendered but found
+	lists  [roots][]*entry // its dispatch, sorted
+	held   held            // what stands in the kernel
+	rules  held            // how many rules each of those chains has
 }
 
 // held is a hash for each of our chains in the kernel, by table.

@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"context"
 	"maps"
 	"net/netip"
 	"slices"
@@ -48,6 +49,21 @@ func Relics(t Tables, l Layout) []*Relic {
 		f.follow(r)
 	}
 	return relics
+}
+
+// ReadTables reads some chains of nat and filter as a program saves them.
+func ReadTables(ctx context.Context, save func(ctx context.Context, table string) ([]byte, error), want func(table, chain string) bool) (Tables, error) {
+	tables := Tables{}
+	for _, table := range []string{"filter", "nat"} {
+		dump, err := save(ctx, table)
+		if err != nil {
+			return nil, err
+		}
+		if err := Scan(dump, want, tables.Add); err != nil {
+			return nil, err
+		}
+	}
+	return tables, nil
 }
 
 type finder struct {

@@ -25,7 +25,7 @@ func (s *Services) Put(version *proxier.Service, reason error) {
 // of them if asked for.
 func (s *Services) Review(want *proxier.State, all bool) {
 	for version := range s.reasons {
-		if all || versionIn(want, version) != version {
+		if all || VersionIn(want, version) != version {
 			delete(s.reasons, version)
 		}
 	}
@@ -52,7 +52,7 @@ func (s *Services) Without(want, stands *proxier.State) *proxier.State {
 			part.Services = append(part.Services, svc)
 			continue
 		}
-		if was := versionIn(stands, svc); was != nil && !s.has(was) && older.mayStay(was, svc) {
+		if was := VersionIn(stands, svc); was != nil && !s.has(was) && older.mayStay(was, svc) {
 			part.Services = append(part.Services, was)
 		}
 	}
@@ -73,8 +73,8 @@ func (s *Services) List() []proxier.SetAside {
 	return slices.CompactFunc(out, func(x, y proxier.SetAside) bool { return compare(x, y) == 0 })
 }
 
-// versionIn is a State's version of a service, nil if it has none.
-func versionIn(state *proxier.State, s *proxier.Service) *proxier.Service {
+// VersionIn is a State's version of a service, nil if it has none.
+func VersionIn(state *proxier.State, s *proxier.Service) *proxier.Service {
 	if state == nil {
 		return nil
 	}

@@ -186,8 +186,8 @@ func cyclic(stands, want *proxier.State) bool {
 	gives := map[string][]string{}
 	for _, was := range stands.Services {
 		for _, is := range want.Services {
-			for _, a := range less(was, versionIn(want, was)) {
-				if was.Compare(is) != 0 && slices.Contains(less(is, versionIn(stands, is)), a) {
+			for _, a := range less(was, VersionIn(want, was)) {
+				if was.Compare(is) != 0 && slices.Contains(less(is, VersionIn(stands, is)), a) {
 					gives[was.Name.Service] = append(gives[was.Name.Service], is.Name.Service)
 				}
 			}

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"slices"
 
 	"switchyard/proxier"
@@ -89,6 +90,30 @@ func (s Step) service() *proxier.Service {
 // Try brings the kernel to a State. A refusal says that the kernel does not take it,
 // for the sake of something in it; err ends the search.
 type Try func(*proxier.State) (refusal, err error)
+
+// Isolate brings the kernel from what stands to what is wanted, less what it refuses.
+// It is an error if the kernel refuses what stands, or what is left in the end: that is
+// no service's fault.
+func (s *Services) Isolate(want, stands *proxier.State, try Try) error {
+	reached := stands
+	must := func(next *proxier.State) error {
+		refusal, err := try(next)
+		return cmp.Or(err, refusal)
+	}
+	if err := must(stands); err != nil {
+		return err
+	}
+	err := s.Search(stands, Steps(stands, s.Without(want, stands)), func(next *proxier.State) (refusal, err error) {
+		if refusal, err = try(next); refusal == nil && err == nil {
+			reached = next
+		}
+		return refusal, err
+	})
+	if err != nil {
+		return err
+	}
+	return must(s.Without(want, reached))
+}
 
 // Search takes steps from what stands, as many at once as the kernel takes, and puts
 // the services that it refuses aside. It needs 2·n·log₂(steps) tries at the most to
