@@ -60,6 +60,7 @@ func arguments(f proxiertest.Flags) []string {
 		fmt.Sprintf("--iptables-localhost-nodeports=%t", f.LocalhostNodePorts),
 		fmt.Sprintf("--masquerade-all=%t", f.MasqueradeAll),
 		fmt.Sprintf("--iptables-masquerade-bit=%d", f.MasqueradeBit),
+		"--service-external-ips=" + f.ServiceExternalIPs,
 	}
 }
 

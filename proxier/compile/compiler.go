@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"net/netip"
 	"slices"
 
 	"switchyard/proxier"
@@ -11,6 +12,9 @@ import (
 type Options struct {
 	MasqueradeAll bool        // --masquerade-all
 	ExternalIPs   ExternalIPs // --service-external-ips
+	// ClusterCIDRs are the pods' ranges (--cluster-cidr), whether or not they are what
+	// pods are known by.
+	ClusterCIDRs []netip.Prefix
 }
 
 // Compiler turns Snapshots into the States of one family. It remembers the last
@@ -24,6 +28,7 @@ type Compiler struct {
 	source cluster.List // the last snapshot's
 	groups []*group     // one for each of source
 	claims claims
+	holds  *holders
 	state  *proxier.State
 
 	refusing int // groups that have something refused
@@ -40,7 +45,7 @@ type group struct {
 
 // New makes a Compiler for one family.
 func New(family proxier.Family, o Options) *Compiler {
-	return &Compiler{family: family, options: o, claims: newClaims()}
+	return &Compiler{family: family, options: o, claims: newClaims(), holds: newHolders(family)}
 }
 
 // Compile returns the State for a Snapshot. If nothing that matters changed it is
@@ -90,9 +95,14 @@ func (c *Compiler) envOf(snap cluster.Snapshot, node *proxier.Node) Env {
 		DetectsPods:   node.DetectsPods(),
 		MasqueradeAll: c.options.MasqueradeAll,
 		ExternalIPs:   c.options.ExternalIPs,
+		OwnAddrs:      node.Local, // better than nothing, while the Node is not known
+		PodRanges:     podRanges(c.family, c.options.ClusterCIDRs, node.PodRanges),
+		holders:       c.holds,
 	}
 	if snap.Node != nil {
 		env.Zone = snap.Node.Zone
+		env.OwnAddrs = snap.Node.Addresses
+		env.PodRanges = podRanges(c.family, env.PodRanges, snap.Node.PodCIDRs)
 	}
 	return env
 }

@@ -15,6 +15,7 @@ type edit struct {
 	dirty    []int   // groups whose raw services changed
 	updated  []int   // groups whose settled services changed
 	disputes []claim // claims on keys that are, or were until now, contested
+	holders  turnover
 }
 
 func (e *edit) changed() bool { return e.reshaped || len(e.updated) > 0 }
@@ -26,6 +27,7 @@ func (e *edit) to(services cluster.List) {
 	} else {
 		e.merge(services.Slice())
 	}
+	e.c.holds.settle(services, e.holders, e.recompile)
 	e.c.source = services
 }
 
@@ -48,6 +50,7 @@ func (e *edit) update(services cluster.List) {
 				break
 			}
 			if !e.known || svc != last[i] {
+				e.c.holds.replace(last[i], svc, &e.holders)
 				e.recompile(first+i, svc)
 			}
 		}
@@ -64,27 +67,30 @@ func (e *edit) merge(services []*cluster.Service) {
 	i := 0
 	for j, svc := range services {
 		for i < len(old) && old[i].Name.Compare(svc.Name) < 0 {
-			e.remove(groups[i])
+			e.remove(groups[i], old[i])
 			i++
 		}
 		e.c.groups[j] = &group{}
 		if i == len(old) || old[i].Name != svc.Name {
+			e.c.holds.replace(nil, svc, &e.holders)
 			e.recompile(j, svc)
 			continue
 		}
 		e.c.groups[j] = groups[i]
 		if !e.known || old[i] != svc {
+			e.c.holds.replace(old[i], svc, &e.holders)
 			e.recompile(j, svc)
 		}
 		i++
 	}
 	for ; i < len(old); i++ {
-		e.remove(groups[i])
+		e.remove(groups[i], old[i])
 	}
 }
 
-// remove forgets what a group asked for.
-func (e *edit) remove(g *group) {
+// remove forgets what a Service asked for.
+func (e *edit) remove(g *group, svc *cluster.Service) {
+	e.c.holds.replace(svc, nil, &e.holders)
 	e.replaceClaims(g.raw, nil)
 	e.refuse(g, nil)
 }

@@ -25,7 +25,7 @@ func frontends(svc *cluster.Service, port cluster.Port, ch choice, env *Env) []p
 	l := list{family: env.Family, port: port.Port}
 	l.add(proxier.ClusterIP, svc.ClusterIPs, inside, nil)
 	l.addLoadBalancers(svc, outside, env)
-	l.add(proxier.ExternalIP, env.honoured(svc.ExternalIPs), outside, nil)
+	l.add(proxier.ExternalIP, env.honoured(svc), outside, nil)
 	if port.NodePort != 0 {
 		addr := netip.AddrPortFrom(netip.Addr{}, port.NodePort)
 		l.fronts = append(l.fronts, proxier.Frontend{Kind: proxier.NodePort, Addr: addr, Routes: outside})

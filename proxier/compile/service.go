@@ -12,18 +12,23 @@ import (
 type Env struct {
 	Family         proxier.Family
 	NodeName, Zone string
-	NodeAddrs      []netip.Addr // this node's addresses of the family
+	NodeAddrs      []netip.Addr // this machine's addresses of the family
+	OwnAddrs       []netip.Addr // those that the cluster knows it by
 	ServiceCIDRs   []netip.Prefix
+	PodRanges      []netip.Prefix // of the family
 	DetectsPods    bool
 	MasqueradeAll  bool
 	ExternalIPs    ExternalIPs
+
+	holders *holders // of the addresses that are wanted as external IPs
 }
 
 func (e *Env) equal(o *Env) bool {
 	return e.Family == o.Family && e.NodeName == o.NodeName && e.Zone == o.Zone &&
 		e.DetectsPods == o.DetectsPods && e.MasqueradeAll == o.MasqueradeAll &&
 		slices.Equal(e.ServiceCIDRs, o.ServiceCIDRs) && e.ExternalIPs.equal(o.ExternalIPs) &&
-		slices.Equal(e.NodeAddrs, o.NodeAddrs)
+		slices.Equal(e.NodeAddrs, o.NodeAddrs) && slices.Equal(e.OwnAddrs, o.OwnAddrs) &&
+		slices.Equal(e.PodRanges, o.PodRanges)
 }
 
 func (e *Env) holdsNode(p netip.Prefix) bool {

@@ -182,6 +182,17 @@ func (c *checker) clusterCIDRs() []netip.Prefix {
 	return out
 }
 
+// podRanges are the pods' ranges as far as they can be read. Where pods are known in
+// another way nothing else depends on them, and upstream reads them not at all.
+func (c *checker) podRanges() (ranges []netip.Prefix) {
+	for _, text := range strings.Split(c.c.ClusterCIDR, ",") {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil {
+			ranges = append(ranges, p.Masked())
+		}
+	}
+	return ranges
+}
+
 // prefixes reads address ranges; blank entries are none.
 func (c *checker) prefixes(field string, entries []string) []netip.Prefix {
 	var out []netip.Prefix
@@ -250,7 +261,7 @@ func (c *checker) backend(mode string) (compile.Options, proxier.Settings) {
 	if mode == ipvs {
 		s.IPVS = c.ipvs()
 	}
-	return compile.Options{MasqueradeAll: all, ExternalIPs: c.externalIPs()}, s
+	return compile.Options{MasqueradeAll: all, ExternalIPs: c.externalIPs(), ClusterCIDRs: c.podRanges()}, s
 }
 
 // ipvs leaves the scheduler's name to the kernel, which knows what it has.

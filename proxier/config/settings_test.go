@@ -55,6 +55,7 @@ func TestEffect(t *testing.T) {
 		{"--cluster-cidr=10.1.2.3/8,fd00::/8", "clusterCIDR: 10.1.2.3/8,fd00::/8",
 			func(o *Options) {
 				o.Node.Detect.ClusterCIDRs = []netip.Prefix{prefix("10.0.0.0/8"), prefix("fd00::/8")}
+				o.Compile.ClusterCIDRs = o.Node.Detect.ClusterCIDRs
 			}},
 		{"--nodeport-addresses=primary,10.0.0.0/8", "nodePortAddresses: [primary, 10.0.0.0/8]",
 			func(o *Options) {

@@ -12,7 +12,8 @@ import (
 )
 
 // Flags are the command-line flags that change the fate of a packet, by
-// upstream's names and defaults, except that the laboratory has a cluster CIDR.
+// upstream's names and defaults, except that the laboratory has a cluster CIDR and
+// that --service-external-ips is our own.
 type Flags struct {
 	ClusterCIDRs           []netip.Prefix // --cluster-cidr
 	DetectLocalMode        string         // --detect-local-mode
@@ -22,6 +23,7 @@ type Flags struct {
 	LocalhostNodePorts     bool           // --iptables-localhost-nodeports
 	MasqueradeAll          bool           // --masquerade-all
 	MasqueradeBit          int            // --iptables-masquerade-bit, 0 to 31
+	ServiceExternalIPs     string         // --service-external-ips: all, none or ranges
 }
 
 // The values of --detect-local-mode.
@@ -39,6 +41,7 @@ func DefaultFlags() Flags {
 		DetectLocalMode:    DetectClusterCIDR,
 		LocalhostNodePorts: true,
 		MasqueradeBit:      14,
+		ServiceExternalIPs: "all",
 	}
 }
 
@@ -66,6 +69,7 @@ func parseFlags(args []string) (Flags, error) {
 	set.BoolVar(&f.LocalhostNodePorts, "iptables-localhost-nodeports", f.LocalhostNodePorts, "")
 	set.BoolVar(&f.MasqueradeAll, "masquerade-all", false, "")
 	set.IntVar(&f.MasqueradeBit, "iptables-masquerade-bit", f.MasqueradeBit, "")
+	set.StringVar(&f.ServiceExternalIPs, "service-external-ips", f.ServiceExternalIPs, "")
 	if err := set.Parse(args); err != nil {
 		return Flags{}, err
 	}
