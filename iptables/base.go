@@ -109,17 +109,23 @@ func plumbing(c Config, n *proxier.Node) (nat, filter []ruleset.Chain) {
 }
 
 // nodePortWays are the rules that stand last in a root and lead to its node
-// ports: one for all local addresses, or one for each that was chosen.
+// ports: one for all local addresses, or one for each that was chosen. Once it is
+// translated, nothing tells a neighbour's packet to 127.0.0.1 from others, so it is
+// turned away before; the guard of localhost then drops it.
 func nodePortWays(n *proxier.Node, family proxier.Family, to, comment string) []ruleset.Rule {
+	var ways []ruleset.Rule
+	if n.NodePorts.Localhost {
+		ways = append(ways, ruleset.Rule{Comment: "node ports on localhost are for this node", Dst: ruleset.NetOf(family.Loopback()),
+			SrcType: ruleset.AddrType{Type: "LOCAL", Not: true}, Jump: "RETURN"})
+	}
 	way := ruleset.Rule{Comment: comment, Jump: to}
 	if n.NodePorts.Any {
 		way.DstType = ruleset.AddrType{Type: "LOCAL"}
 		if !n.NodePorts.Localhost {
 			way.Dst = ruleset.Except(family.Loopback())
 		}
-		return []ruleset.Rule{way}
+		return append(ways, way)
 	}
-	var ways []ruleset.Rule
 	if n.NodePorts.Localhost {
 		way.Dst = ruleset.NetOf(family.Loopback())
 		ways = append(ways, way)

@@ -89,8 +89,8 @@ func (s *State) Decide(p Packet) Fate {
 // decideNodePort is apart because an address of a Service wins over a node port
 // at the same address.
 func (s *State) decideNodePort(p Packet) Fate {
-	if !s.Node.ServesNodePort(p.Dst.Addr()) {
-		return Fate{}
+	if !s.Node.ServesNodePort(p.Dst.Addr()) || p.Dst.Addr().IsLoopback() && !s.Node.IsLocal(p.Src) {
+		return Fate{} // what comes from elsewhere and names localhost is no business of Services
 	}
 	for _, svc := range s.Services {
 		if svc.Protocol != p.Protocol {

@@ -106,17 +106,22 @@ func relayAddr(n *proxier.Node, family proxier.Family) netip.Addr {
 }
 
 // nodePortWays are the rules that lead to the node ports: one for all local
-// addresses, or one for each that was chosen.
+// addresses, or one for each that was chosen. A neighbour's packet to 127.0.0.1 is
+// turned away before.
 func nodePortWays(n *proxier.Node, family proxier.Family) []ruleset.Rule {
+	var ways []ruleset.Rule
+	if n.NodePorts.Localhost {
+		ways = append(ways, ruleset.Rule{Comment: "node ports on localhost are for this node", Dst: ruleset.NetOf(family.Loopback()),
+			SrcType: ruleset.AddrType{Type: "LOCAL", Not: true}, Jump: "RETURN"})
+	}
 	way := ruleset.Rule{Comment: "kubernetes service nodeports", Jump: nodePortChain}
 	if n.NodePorts.Any {
 		way.DstType = ruleset.AddrType{Type: "LOCAL"}
 		if !n.NodePorts.Localhost {
 			way.Dst = ruleset.Except(family.Loopback())
 		}
-		return []ruleset.Rule{way}
+		return append(ways, way)
 	}
-	var ways []ruleset.Rule
 	if n.NodePorts.Localhost {
 		way.Dst = ruleset.NetOf(family.Loopback())
 		ways = append(ways, way)

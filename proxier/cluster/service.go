@@ -130,17 +130,14 @@ func trimIngress(ingress []corev1.LoadBalancerIngress, p *problems) []netip.Addr
 }
 
 // trimSourceRanges reports as its second result whether the Service lists any
-// range. Blank strings are none.
+// entry. One that is blank or broken admits nobody: whoever lists entries means to
+// restrict.
 func trimSourceRanges(ranges []string, p *problems) ([]netip.Prefix, bool) {
 	var out []netip.Prefix
 	restricted := false
 	for i, text := range ranges {
-		text = strings.TrimSpace(text)
-		if text == "" {
-			continue
-		}
 		restricted = true
-		prefix, err := parsePrefix(text)
+		prefix, err := parsePrefix(strings.TrimSpace(text))
 		if err != nil {
 			p.add(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%v", err)
 			continue
