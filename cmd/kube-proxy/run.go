@@ -16,6 +16,8 @@ import (
 	"switchyard/proxier"
 	"switchyard/proxier/config"
 	"switchyard/proxier/node"
+	"switchyard/proxier/privilege"
+	"switchyard/proxier/watch"
 )
 
 // run programs the node's kernel until SIGINT or SIGTERM. What it programmed
@@ -54,8 +56,21 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	watch := config.Watch{Flags: &flags, Modes: backends.Names(), Options: o, Changed: p.reconfigured, Invalid: p.misconfigured}
-	return p.run(ctx, func(ctx context.Context) { watch.Run(ctx, log) })
+	drop(log, append(watch.Files(o.Client.Kubeconfig, o.Client.Master), flags.File(), o.Manifest))
+	follow := config.Watch{Flags: &flags, Modes: backends.Names(), Options: o, Changed: p.reconfigured, Invalid: p.misconfigured}
+	return p.run(ctx, func(ctx context.Context) { follow.Run(ctx, log) })
+}
+
+// drop gives up what was needed for the start alone: modules are loaded, sysctls and
+// limits set. files are those that are read later. A process that keeps more than it
+// needs is a danger, and not as great a one as no process.
+func drop(log *slog.Logger, files []string) {
+	kept, err := privilege.Drop(files...)
+	if err != nil {
+		log.Warn("the process keeps more capabilities than it needs", "keeps", kept, "error", err)
+		return
+	}
+	log.Info("capabilities that are not needed are given up", "keeps", kept)
 }
 
 func logger(o config.Options) *slog.Logger {

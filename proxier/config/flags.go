@@ -53,6 +53,9 @@ func (f *Flags) Bind(fs *pflag.FlagSet) {
 		"in userspace mode: how long connections may go on after the end was asked for")
 }
 
+// File is the configuration file, "" if there is none.
+func (f *Flags) File() string { return f.config }
+
 // BindRender declares the flags that decide what the State is.
 func (f *Flags) BindRender(fs *pflag.FlagSet) {
 	f.set, f.said = fs, configuration{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -136,4 +137,15 @@ func (c *heardConn) Read(b []byte) (int, error) {
 		c.pulse.at.Store(time.Now().UnixNano())
 	}
 	return n, err
+}
+
+// Files are what NewClient, and its client from time to time, read: the kubeconfig and
+// what it names. None if there is no configuration.
+func Files(kubeconfig, master string) []string {
+	files := []string{kubeconfig}
+	config, err := loadConfig(kubeconfig, master)
+	if err == nil {
+		files = append(files, config.BearerTokenFile, config.CAFile, config.CertFile, config.KeyFile)
+	}
+	return slices.DeleteFunc(files, func(name string) bool { return name == "" })
 }
