@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,11 @@ func (b *addressBook) get() []netip.Addr {
 	return b.addrs
 }
 
+// reachable reports whether another machine could reach the node at some address.
+func (b *addressBook) reachable() bool {
+	return slices.ContainsFunc(b.get(), netip.Addr.IsGlobalUnicast)
+}
+
 func (b *addressBook) read() error {
 	addrs, err := node.Addresses()
 	if err != nil {
@@ -33,13 +39,34 @@ func (b *addressBook) read() error {
 	return nil
 }
 
+// lookAround reads the node's addresses, and says what of the node is not there yet.
+// Nothing waits for it: rules name it and hold once it is there.
+func (p *proxy) lookAround() {
+	if err := p.addrs.read(); err != nil {
+		p.log.Warn("the node's addresses cannot be read yet", "error", err)
+	} else if !p.addrs.reachable() {
+		p.log.Warn("the node has no address yet: node ports answer at its addresses once they come")
+	}
+	if bridge := p.options.Node.Detect.Bridge; bridge != "" && !node.HasInterface(bridge) {
+		p.log.Warn("the interface of the pods is not there yet: they are known by it once it comes", "interface", bridge)
+	}
+	if count, limit, err := node.Flows(); err == nil && count >= limit-limit/20 {
+		p.log.Warn("connection tracking is full: the kernel drops new connections, ours among them, until old ones end",
+			"connections", count, "limit", limit, "setting", "net.netfilter.nf_conntrack_max")
+	}
+}
+
 // watchAddresses keeps the address book up to date.
 func (p *proxy) watchAddresses(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := node.WatchAddresses(ctx, func() {
+			before := p.addrs.reachable()
 			if err := p.addrs.read(); err != nil {
 				p.log.Warn("the node's addresses cannot be read", "error", err)
 				return
+			}
+			if !before && p.addrs.reachable() {
+				p.log.Info("the node has an address now")
 			}
 			p.start.proceed()
 		})

@@ -144,12 +144,10 @@ func (p *proxy) run(ctx context.Context, beside func(context.Context)) error {
 	defer p.stop(nil)
 	var wait sync.WaitGroup
 	wait.Go(func() { p.cleaner.Run(ctx) })
-	wait.Go(func() { p.watchAddresses(ctx) })
 	wait.Go(func() { p.source.events.Run(ctx) })
 	wait.Go(func() { beside(ctx) })
-	if err := p.addrs.read(); err != nil {
-		p.log.Warn("the node's addresses cannot be read yet", "error", err)
-	}
+	p.lookAround()
+	wait.Go(func() { p.watchAddresses(ctx) })
 	p.serve(ctx, &wait)
 	p.source.events.Node(events.Event{Normal: true, Reason: events.Starting, Action: actionStart})
 	wait.Go(func() {

@@ -31,6 +31,7 @@ type start struct {
 	mu        sync.Mutex
 	isEarly   bool
 	begun     bool
+	waited    bool          // and said so
 	delivered time.Time     // when everything was there; zero: not yet
 	lastNode  *cluster.Node // as it was known last
 }
@@ -93,8 +94,21 @@ func (s *start) proceed() {
 	if !s.begun && (s.delivered.IsZero() || s.lacks(s.store.Snapshot().Node) != "") {
 		return
 	}
+	if !s.begun {
+		s.sayBegun()
+	}
 	s.begun = true
 	s.changed()
+}
+
+// sayBegun tells how a wait ended that was told of. The caller holds mu.
+func (s *start) sayBegun() {
+	switch missing, _ := s.missing(s.store.Snapshot().Node); {
+	case missing != "":
+		s.log.Warn("going on without what was waited for; it is followed once it comes", "missing", missing, "waited", nodePatience)
+	case s.waited:
+		s.log.Info("what was waited for is here")
+	}
 }
 
 // hasBegun reports whether the engine was started with all there is.
@@ -104,22 +118,29 @@ func (s *start) hasBegun() bool {
 	return s.begun
 }
 
-// lacks says what of the Node is worth waiting for, "" if nothing is. Its pods'
-// range is waited for as long as it takes: without it every packet would be taken
-// for another's. The caller holds mu.
+// lacks says what of the Node is worth waiting for, "" if nothing is. The caller
+// holds mu.
 func (s *start) lacks(n *cluster.Node) string {
-	patient := time.Since(s.delivered) < nodePatience
-	switch {
-	case !s.isAPI:
-	case n == nil && patient, n == nil && s.options.Detect.Mode == node.NodeCIDR:
-		return "the Node " + s.store.NodeName()
-	case n == nil:
-	case s.options.Detect.Mode == node.NodeCIDR && len(n.PodCIDRs) == 0:
-		return "spec.podCIDRs of the Node " + n.Name
-	case patient && len(node.NodeIPs(n, s.options.BindAddress)) == 0:
-		return "an address of the Node " + n.Name
+	missing, needed := s.missing(n)
+	if needed || time.Since(s.delivered) < nodePatience {
+		return missing
 	}
 	return ""
+}
+
+// missing says what of the Node is not known, and whether it is waited for as long as
+// it takes: without its pods' range every packet would be taken for another's.
+func (s *start) missing(n *cluster.Node) (what string, needed bool) {
+	switch {
+	case !s.isAPI:
+	case n == nil:
+		return "the Node " + s.store.NodeName(), s.options.Detect.Mode == node.NodeCIDR
+	case s.options.Detect.Mode == node.NodeCIDR && len(n.PodCIDRs) == 0:
+		return "spec.podCIDRs of the Node " + n.Name, true
+	case len(node.NodeIPs(n, s.options.BindAddress)) == 0:
+		return "an address of the Node " + n.Name, false
+	}
+	return "", false
 }
 
 // patiently says what is waited for, and ends a wait that lasted long enough.
@@ -137,12 +158,22 @@ func (s *start) patiently(ctx context.Context) {
 		if !s.delivered.IsZero() {
 			missing = s.lacks(s.store.Snapshot().Node)
 		}
+		s.waited = s.waited || missing != ""
+		longest := s.longest()
 		s.mu.Unlock()
 		if missing != "" {
-			s.log.Warn("waiting, "+holds, "for", missing)
+			s.log.Warn("waiting, "+holds, "for", missing, "atMost", longest)
 		}
 		s.proceed()
 	}
+}
+
+// longest is how long the wait for the Node can go on, for people. The caller holds mu.
+func (s *start) longest() string {
+	if _, needed := s.missing(s.store.Snapshot().Node); needed {
+		return "as long as it takes"
+	}
+	return max(0, time.Until(s.delivered.Add(nodePatience))).Round(time.Second).String()
 }
 
 // notLongerThanPatience cuts a wait where the patience for the Node ends in it.

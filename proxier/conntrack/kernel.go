@@ -15,8 +15,8 @@ const (
 	passTries = 5
 	// The kernel fills a dump's buffer up to 32 KiB at a time.
 	dumpBuffer = 64 << 10
-	// Each deletion is acknowledged in about 1 KiB of the socket's buffer, which
-	// is 208 KiB unless configured otherwise.
+	// Each deletion may be refused, in about 1 KiB of the socket's buffer, which is
+	// 208 KiB unless configured otherwise.
 	deleteBatch = 128
 	// The kernel answers at once; this ends the wait for an answer that got lost.
 	answerTimeout = 10 * time.Second
@@ -135,17 +135,21 @@ func explain(err error) error {
 	return err
 }
 
-// deleter sends deletions in batches.
+// deleter sends deletions in batches. The kernel works through a batch in order and
+// answers what it refuses; of the last alone it is asked for an answer in any case,
+// which tells the end. A hundred thousand deletions are some hundred answers.
 type deleter struct {
 	*socket
 	family  proxier.Family
 	batch   []byte
+	last    int // where the last message of the batch begins
 	pending int
 	deleted int
 }
 
 func (d *deleter) delete(e entry) error {
-	d.batch = append(d.batch, deletion(d.family, e)...)
+	d.last = len(d.batch)
+	d.batch = appendDeletion(d.batch, d.family, e)
 	d.pending++
 	if d.pending < deleteBatch {
 		return nil
@@ -157,26 +161,31 @@ func (d *deleter) flush() error {
 	if d.pending == 0 {
 		return nil
 	}
+	sent := d.pending
+	acknowledge(d.batch[d.last:], sent)
 	if err := d.send(d.batch); err != nil {
 		return fmt.Errorf("delete flows: %w", err)
 	}
-	d.batch = d.batch[:0]
+	d.batch, d.pending = d.batch[:0], 0
 	var failed error
-	for d.pending > 0 {
+	for number := uint32(0); number != uint32(sent); {
 		answer, err := d.receive()
 		if err != nil {
 			return fmt.Errorf("delete flows: %w", err)
 		}
 		for m := range messages(answer) {
-			d.pending--
+			number = m.number
 			switch err := m.errno(); {
 			case err == nil:
-				d.deleted++
-			case !errors.Is(err, unix.ENOENT): // ended by itself meanwhile
+			case errors.Is(err, unix.ENOENT): // ended by itself meanwhile
+				d.deleted--
+			default:
+				d.deleted--
 				failed = fmt.Errorf("delete flows: %w", explain(err))
 			}
 		}
 	}
+	d.deleted += sent
 	return failed
 }
 

@@ -66,9 +66,11 @@ func dumpRequest(q query) []byte {
 	return finish(b)
 }
 
-// deletion names the entry by tuple, zone and id.
-func deletion(family proxier.Family, e entry) []byte {
-	b := header(ctDelete, unix.NLM_F_ACK, family)
+// appendDeletion names the entry by tuple, zone and id. It is answered if it is
+// refused.
+func appendDeletion(b []byte, family proxier.Family, e entry) []byte {
+	start := len(b)
+	b = appendHeader(b, ctDelete, 0, family)
 	b = attribute(b, ctaTupleOrig|unix.NLA_F_NESTED, e.original)
 	if e.zone != nil {
 		b = attribute(b, ctaZone, e.zone)
@@ -76,15 +78,27 @@ func deletion(family proxier.Family, e entry) []byte {
 	if e.id != nil {
 		b = attribute(b, ctaID, e.id)
 	}
-	return finish(b)
+	finish(b[start:])
+	return b
+}
+
+// acknowledge asks for an answer to a message in any case, which bears the number.
+func acknowledge(m []byte, number int) {
+	flags := binary.NativeEndian.Uint16(m[6:])
+	binary.NativeEndian.PutUint16(m[6:], flags|unix.NLM_F_ACK)
+	binary.NativeEndian.PutUint32(m[8:], uint32(number))
 }
 
 // header begins a message to conntrack; finish fills in its length.
 func header(operation, flags uint16, family proxier.Family) []byte {
-	b := make([]byte, 4, 160)
+	return appendHeader(make([]byte, 0, 160), operation, flags, family)
+}
+
+func appendHeader(b []byte, operation, flags uint16, family proxier.Family) []byte {
+	b = append(b, 0, 0, 0, 0)
 	b = binary.NativeEndian.AppendUint16(b, unix.NFNL_SUBSYS_CTNETLINK<<8|operation)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number, port: one request at a time
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // sequence number, port
 	af := byte(unix.AF_INET)
 	if family == proxier.IPv6 {
 		af = unix.AF_INET6
@@ -196,6 +210,7 @@ func (t *tuple) parsePorts(b []byte) {
 type message struct {
 	typ, flags uint16
 	data       []byte
+	number     uint32 // of the request that it answers
 }
 
 // errno is what a message of type NLMSG_ERROR or NLMSG_DONE says.
@@ -216,7 +231,8 @@ func messages(b []byte) iter.Seq[message] {
 			if n < unix.NLMSG_HDRLEN || n > len(b) {
 				return
 			}
-			m := message{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), b[unix.NLMSG_HDRLEN:n]}
+			m := message{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]),
+				b[unix.NLMSG_HDRLEN:n], binary.NativeEndian.Uint32(b[8:])}
 			if !yield(m) {
 				return
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -265,6 +266,27 @@ func remedy(err error) string {
 func ConntrackLiberal() bool {
 	value, err := Sysctl(conntrackLiberal)
 	return err == nil && value != "0"
+}
+
+// Flows is how many connections the kernel tracks, and how many it would. An error if
+// conntrack is not loaded.
+func Flows() (count, limit int, err error) {
+	for name, n := range map[string]*int{"net.netfilter.nf_conntrack_count": &count, conntrackMax: &limit} {
+		value, err := Sysctl(name)
+		if err == nil {
+			*n, err = strconv.Atoi(value)
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("count connections: %w", err)
+		}
+	}
+	return count, limit, nil
+}
+
+// HasInterface reports whether the machine has an interface of that name.
+func HasInterface(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err == nil
 }
 
 // RouteLocalnet reports whether the kernel routes packets between loopback
