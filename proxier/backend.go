@@ -3,6 +3,7 @@ package proxier
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -40,6 +41,19 @@ type Resyncer interface {
 // kind yet, as on a node that has just booted.
 type Starter interface {
 	Empty(ctx context.Context) (bool, error)
+}
+
+// Heir is a Backend that can tell where the process before it sent packets.
+type Heir interface {
+	// Led returns those of some ways by which what stands in the kernel, before the
+	// first Apply, leads packets. What is somebody else's leads nobody.
+	Led(ctx context.Context, ways []Way) ([]Way, error)
+}
+
+// Way is where a flow was sent, and the endpoint to which it went.
+type Way struct {
+	Protocol     Protocol
+	To, Endpoint netip.AddrPort
 }
 
 // Counter is a Backend whose rules count packets.

@@ -115,7 +115,7 @@ func (p *proxy) targets(ctx context.Context) ([]engine.Target, error) {
 		}
 		p.log.Info("backend is open", "family", f, "about", about)
 		p.opened, p.families = append(p.opened, backend), append(p.families, f)
-		targets = append(targets, engine.Target{Family: f, Backend: backend, Compile: p.compiler(f)})
+		targets = append(targets, engine.Target{Family: f, Backend: backend, Compile: p.compiler(f), First: p.inherit(backend)})
 	}
 	if len(targets) == 0 {
 		return nil, errors.Join(errs...)
@@ -124,6 +124,16 @@ func (p *proxy) targets(ctx context.Context) ([]engine.Target, error) {
 		p.log.Error("this IP family is not served", "error", err)
 	}
 	return targets, nil
+}
+
+// inherit is how the cleaner learns which flows the process before led, nil if the
+// backend cannot tell.
+func (p *proxy) inherit(backend proxier.Backend) func(context.Context, *proxier.State) {
+	heir, ok := backend.(proxier.Heir)
+	if !ok {
+		return nil
+	}
+	return func(ctx context.Context, want *proxier.State) { p.cleaner.Inherit(ctx, want, conntrack.List, heir) }
 }
 
 // compiler is the way from a Snapshot to the State of one family.

@@ -37,6 +37,8 @@ type Cleaner struct {
 	mu      sync.Mutex
 	applied map[proxier.Family]*proxier.State
 	pending map[proxier.Family]work
+	// inherited are told to every pass until one succeeds.
+	inherited map[proxier.Family]map[proxier.Way]bool
 }
 
 // work is what the next pass must do.
@@ -51,6 +53,7 @@ func New(clean func(context.Context, proxier.Family, *Policy) (int, error), log 
 	return &Cleaner{
 		clean: clean, log: log, observe: func(Pass) {}, wake: make(chan struct{}, 1),
 		applied: map[proxier.Family]*proxier.State{}, pending: map[proxier.Family]work{},
+		inherited: map[proxier.Family]map[proxier.Way]bool{},
 	}
 }
 
@@ -80,6 +83,7 @@ func (c *Cleaner) Applied(last, next *proxier.State) {
 		step.relevant = step.relevant || missed.relevant
 		step.former = append(step.former, missed.former...)
 	}
+	step.relevant = step.relevant || len(c.inherited[next.Family]) > 0
 	older, waiting := c.pending[next.Family]
 	if step.relevant || waiting {
 		c.pending[next.Family] = c.merge(older, work{next, step.former})
@@ -154,6 +158,9 @@ func (c *Cleaner) pass(ctx context.Context, family proxier.Family, w work) bool 
 	start := time.Now()
 	policy := build(w.next, w.former)
 	policy.relay = c.relay
+	c.mu.Lock()
+	policy.inherited = c.inherited[family]
+	c.mu.Unlock()
 	deleted, err := c.clean(ctx, family, policy)
 	p := Pass{Family: family, Deleted: deleted, Duration: time.Since(start), Err: err}
 	c.observe(p)
@@ -165,6 +172,11 @@ func (c *Cleaner) pass(ctx context.Context, family proxier.Family, w work) bool 
 			c.log.Warn("conntrack cleanup failed, it will be repeated", "family", family.String(), "flows", deleted, "err", err)
 		}
 		c.putBack(family, w)
+	}
+	if err == nil {
+		c.mu.Lock()
+		delete(c.inherited, family)
+		c.mu.Unlock()
 	}
 	return err == nil
 }

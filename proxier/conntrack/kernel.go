@@ -42,6 +42,23 @@ func Clean(ctx context.Context, family proxier.Family, p *Policy) (deleted int, 
 	return deleted, err
 }
 
+// List calls each for the flows of one family that a policy can be about: those of UDP
+// and SCTP. It returns what Clean would.
+func List(ctx context.Context, family proxier.Family, each func(Flow)) error {
+	s, err := open()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for _, protocol := range []proxier.Protocol{proxier.UDP, proxier.SCTP} {
+		err := stream(ctx, s, query{family, protocol}, func(e entry) error { each(e.flow); return nil })
+		if err != nil && !errors.Is(err, errAgain) { // what was missed is missed
+			return err
+		}
+	}
+	return nil
+}
+
 // repeat returns the sum of what the passes deleted and the error of the last.
 func repeat(pass func() (int, error)) (deleted int, err error) {
 	for range passTries {

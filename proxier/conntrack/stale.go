@@ -25,6 +25,8 @@ type Policy struct {
 	relay  uint16        // the port of the node at which a relay takes flows; 0: none
 	live   map[frontend]target
 	former map[frontend][]former
+	// inherited are the ways by which a process before led flows, to no frontend that is.
+	inherited map[proxier.Way]bool
 }
 
 // frontend is a key. A NodePort has no address.
@@ -40,6 +42,7 @@ func nodePort(protocol proxier.Protocol, port uint16) frontend {
 // target is where a frontend leads now.
 type target struct {
 	svc      *proxier.Service
+	front    *proxier.Frontend
 	forwards bool // to some endpoint, for some source
 }
 
@@ -73,7 +76,7 @@ func build(next *proxier.State, formers []former) *Policy {
 			key, tracked := keyOf(svc, &svc.Frontends[i])
 			// Of two Services at one address the first is served, see State.Decide.
 			if _, taken := p.live[key]; tracked && !taken {
-				p.live[key] = target{svc, forwards(svc, &svc.Frontends[i])}
+				p.live[key] = target{svc, &svc.Frontends[i], forwards(svc, &svc.Frontends[i])}
 			}
 		}
 	}
@@ -107,7 +110,7 @@ func forwards(svc *proxier.Service, f *proxier.Frontend) bool {
 }
 
 // Empty reports whether no flow can be stale, so that the table need not be read.
-func (p *Policy) Empty() bool { return p == nil || len(p.live)+len(p.former) == 0 }
+func (p *Policy) Empty() bool { return p == nil || len(p.live)+len(p.former)+len(p.inherited) == 0 }
 
 // Stale reports whether a flow goes where it must not. Its cost does not grow
 // with the number of Services, and with the logarithm of one Service's endpoints.
@@ -118,7 +121,7 @@ func (p *Policy) Stale(f Flow) bool {
 	if t, ok := p.lookup(&f); ok {
 		switch {
 		case serves(t.svc, f.ReplySrc):
-			return false
+			return p.bare(t, &f)
 		case p.relayed(f.ReplySrc):
 			return !t.forwards // which endpoint is right, the relay knows
 		case f.translated():
@@ -126,7 +129,26 @@ func (p *Policy) Stale(f Flow) bool {
 		}
 		return t.forwards // it passed by before there were rules
 	}
-	return f.translated() && p.formerly(&f)
+	return f.translated() && (p.relayed(f.ReplySrc) || p.inherited[wayOf(&f)] || p.formerly(&f))
+}
+
+func wayOf(f *Flow) proxier.Way {
+	return proxier.Way{Protocol: f.Protocol, To: f.Dst, Endpoint: f.ReplySrc}
+}
+
+// bare reports whether a flow has its endpoint, and the endpoint's answers do not come
+// back: they go past the node to a client that does not know the endpoint, since the
+// flow began while the rule that masquerades was gone. An endpoint on this node answers
+// through it. Where pods are known by their interfaces, of which a flow does not tell,
+// nothing is known.
+func (p *Policy) bare(t target, f *Flow) bool {
+	src := f.Src.Addr()
+	if f.ReplyDst.Addr() != src || p.node.IsLocal(src) || len(p.node.PodInterfaces) > 0 {
+		return false
+	}
+	fate := t.front.Decide(t.svc, p.node, proxier.Packet{Protocol: f.Protocol, Src: src, Dst: f.Dst, In: "unknown"})
+	i := slices.IndexFunc(fate.Endpoints, func(e proxier.Endpoint) bool { return e.Addr == f.ReplySrc })
+	return i >= 0 && fate.Masquerades(fate.Endpoints[i]) && (!fate.Endpoints[i].Local || src == f.ReplySrc.Addr())
 }
 
 // relayed reports whether a flow ends in a relay on this node.
@@ -145,7 +167,7 @@ func (p *Policy) lookup(f *Flow) (target, bool) {
 // formerly reports whether the flow was sent to its endpoint by a frontend that
 // is no more.
 func (p *Policy) formerly(f *Flow) bool {
-	led := func(o former) bool { return serves(o.svc, f.ReplySrc) || p.relayed(f.ReplySrc) }
+	led := func(o former) bool { return serves(o.svc, f.ReplySrc) }
 	return slices.ContainsFunc(p.former[frontend{f.Protocol, f.Dst}], led) ||
 		slices.ContainsFunc(p.former[nodePort(f.Protocol, f.Dst.Port())], func(o former) bool {
 			return o.node.ServesNodePort(f.Dst.Addr()) && led(o)
@@ -185,6 +207,11 @@ func (p *Policy) concerns(protocol proxier.Protocol) bool {
 	}
 	for key := range p.former {
 		if key.protocol == protocol {
+			return true
+		}
+	}
+	for way := range p.inherited {
+		if way.Protocol == protocol {
 			return true
 		}
 	}

@@ -24,6 +24,10 @@ type Target struct {
 	// Backend may also be a proxier.Watcher and a proxier.Resyncer. The engine
 	// does not close it.
 	Backend proxier.Backend
+
+	// First is called once, before the first Apply and with what that is to bring
+	// about; nil: nobody wants to look.
+	First func(ctx context.Context, want *proxier.State)
 }
 
 // Options are the engine's intervals.

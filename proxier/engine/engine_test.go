@@ -81,7 +81,7 @@ func TestChangeBeforeRunCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &fake{start: time.Now()}
 		e := New(func() cluster.Snapshot { return cluster.Snapshot{} },
-			[]Target{{proxier.IPv4, changing, b}}, nil, Options{}, nil)
+			[]Target{{Family: proxier.IPv4, Compile: changing, Backend: b}}, nil, Options{}, nil)
 		for range 5 {
 			e.Changed()
 		}
@@ -549,4 +549,26 @@ func TestEndWaitsForTheRunningApply(t *testing.T) {
 			t.Errorf("observer saw %v", e.seen.failed)
 		}
 	})
+}
+
+// Target.First sees the kernel as the process before left it: once, before the first
+// apply, and a panic in it hinders nothing.
+func TestFirstLook(t *testing.T) {
+	b, looks := &fake{}, 0
+	look := func(_ context.Context, want *proxier.State) {
+		looks++
+		if want == nil || len(b.begun) > 0 {
+			t.Errorf("a look at %v after %d applies", want, len(b.begun))
+		}
+		panic("no view")
+	}
+	trial{first: look}.run(t, b, func(e *bench) {
+		for range 3 {
+			e.Changed()
+			e.after(2 * s)
+		}
+	})
+	if looks != 1 || len(b.begun) != 3 {
+		t.Errorf("%d looks, %d applies", looks, len(b.begun))
+	}
 }

@@ -155,6 +155,7 @@ type trial struct {
 	compile  func(cluster.Snapshot) *proxier.State
 	ipv6     *fake // a second target
 	observer Observer
+	first    func(context.Context, *proxier.State)
 }
 
 // run starts an engine on a fake inside a bubble, and ends it after the script.
@@ -183,11 +184,11 @@ func (tr trial) start(t *testing.T, b *fake) *bench {
 		backend = tr.backend(b)
 	}
 	compile := func(s cluster.Snapshot) *proxier.State { e.compiles.add(); return tr.compile(s) }
-	targets := []Target{{proxier.IPv4, compile, backend}}
+	targets := []Target{{Family: proxier.IPv4, Compile: compile, Backend: backend, First: tr.first}}
 	b.start = time.Now()
 	if tr.ipv6 != nil {
 		tr.ipv6.start = time.Now()
-		targets = append(targets, Target{proxier.IPv6, changing, tr.ipv6})
+		targets = append(targets, Target{Family: proxier.IPv6, Compile: changing, Backend: tr.ipv6})
 	}
 	observers := []Observer{e.seen}
 	if tr.observer != nil {

@@ -160,6 +160,7 @@ func (f *family) apply(ctx context.Context, want *proxier.State, resync bool) (r
 			return report, err
 		}
 	}
+	f.first(ctx, want)
 	err = guard("apply", func() (err error) {
 		report, err = f.Backend.Apply(ctx, want)
 		return err
@@ -169,6 +170,18 @@ func (f *family) apply(ctx context.Context, want *proxier.State, resync bool) (r
 		err = errors.Join(err, f.forget())
 	}
 	return report, err
+}
+
+// first lets somebody look at what the process before left, while it stands.
+func (f *family) first(ctx context.Context, want *proxier.State) {
+	look := f.First
+	f.First = nil
+	if look == nil {
+		return
+	}
+	if err := guard("look at what stands", func() error { look(ctx, want); return nil }); err != nil {
+		f.diary.log.Error("what the process before left may stay", "error", err)
+	}
 }
 
 func (f *family) forget() error {
