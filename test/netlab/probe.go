@@ -62,8 +62,9 @@ type Result struct {
 	ClientSeen netip.AddrPort // Answered: whom the server took for its client
 	// Took is the time until a connection stood, or until a UDP answer was read, or
 	// until the verdict was clear.
-	Took time.Duration
-	Err  error // nil if Answered
+	Took  time.Duration
+	Stood bool  // a connection was made, whatever came of it
+	Err   error // nil if Answered
 }
 
 // Probe asks a server from the host.
@@ -83,9 +84,12 @@ func (h *Host) Probe(ctx context.Context, p Probe) Result {
 		return q.failure(err, start)
 	}
 	took := time.Since(start)
+	stood := p.Protocol != proxier.UDP
 	line, err := q.ask(p.Protocol)
 	if err != nil {
-		return q.failure(err, start)
+		r := q.failure(err, start)
+		r.Stood = stood
+		return r
 	}
 	if p.Protocol == proxier.UDP {
 		took = time.Since(start)
@@ -95,7 +99,7 @@ func (h *Host) Probe(ctx context.Context, p Probe) Result {
 	if err != nil {
 		return Result{Verdict: Failed, Took: took, Err: fmt.Errorf("probe from %s: answer %q: %w", h.name, line, err)}
 	}
-	return Result{Verdict: Answered, Endpoint: id, ClientSeen: seen, Took: took}
+	return Result{Verdict: Answered, Endpoint: id, ClientSeen: seen, Took: took, Stood: stood}
 }
 
 // socket makes a non-blocking socket on the host, bound to the probe's source.

@@ -22,6 +22,7 @@ type figures struct {
 	started time.Time
 
 	tried, skipped, excused int
+	cut                     int            // connections that stood, and ended with the process that carried them
 	wrong                   map[string]int // connects that failed, by how
 	ownErrors               map[string]int // the generator's
 	resent                  int            // connects whose first SYN was lost though they could not but succeed
@@ -32,7 +33,6 @@ type figures struct {
 	streamBytes, streams, reopened int
 	datagrams, answered            int
 	udpResumed                     []time.Duration
-	forgotten                      int // see player.forgotten
 
 	converged, repairs []time.Duration // from a change to equal; from damage to equal
 	moved, settled     []time.Duration // see measure
@@ -105,10 +105,10 @@ func (f *figures) print(w io.Writer) {
 	row("restarts", "%s", counts(f.restarts))
 	row("connects", "%d tried, %d failed %s, %d more while damaged", f.tried, f.failed(), counts(f.wrong), f.excused)
 	row("  of them", "%d with a lost SYN; longest gap %s; took %s", f.resent, round(f.gap), percentiles(f.took))
+	row("  cut", "%d that stood when the process that carried them was killed", f.cut)
 	row("  generator", "late by %s; %d ticks skipped; own errors %s", percentiles(f.lags), f.skipped, counts(f.ownErrors))
 	row("streams", "%d, %d bytes there and back, %d opened again after conntrack was emptied", f.streams, f.streamBytes, f.reopened)
 	row("datagrams", "%d sent, %d answered; flows right again after %s", f.datagrams, f.answered, percentiles(f.udpResumed))
-	row("  left behind", "%d, to addresses that ceased to be a Service's while the proxy was down", f.forgotten)
 	row("kernel compared", "%d times with a fresh render, %d probes with Decide", f.quiet, f.probes)
 	row("change to kernel", "%s (and the source settling)", percentiles(f.converged))
 	row("repairs", "%d, %s", len(f.repairs), percentiles(f.repairs))

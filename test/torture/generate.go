@@ -15,8 +15,11 @@ type generator struct {
 	damages []string
 }
 
+// flushes is how often the bounds have somebody flush the rules, and a Service refused.
+const flushes = 4
+
 // bounds is a script of what must not harm anybody: the delay of an endpoint's end, rolling
-// replacements, and meanwhile restarts.
+// replacements, what others break, and restarts.
 func bounds(s Script, rolls, kills, terms int) Script {
 	all := []string{"quiet", fmt.Sprintf("measure 0 %d", min(40, max(12, rolls))), "quiet"}
 	s.Steps = nil
@@ -32,6 +35,9 @@ func bounds(s Script, rolls, kills, terms int) Script {
 		s.Steps = append(s.Steps, step(0, "%s", line))
 	}
 	s.Steps = append(s.Steps, step(0, "quiet"))
+	for i := range flushes {
+		s.Steps = append(s.Steps, step(0, "damage flush-nat %d wait", i), step(0, "curse %d %d", 2*i, 2*i+1), step(0, "quiet"))
+	}
 	for i := range max(kills, terms) {
 		if i < kills {
 			s.Steps = append(s.Steps, step(0, "slot %d pod %d %s", i%9, 2+i%2*3, phases[i%2]), step(250*time.Millisecond, "proxy restart-kill"))
@@ -44,7 +50,7 @@ func bounds(s Script, rolls, kills, terms int) Script {
 	return s
 }
 
-// random is a script of everything, that takes about so long to play.
+// random is a script of everything, that lasts so long.
 func random(s Script, d time.Duration, k kernel) Script {
 	g := &generator{rng: rand.New(rand.NewPCG(s.Seed, 2))}
 	for name := range k.damages() {
@@ -53,11 +59,12 @@ func random(s Script, d time.Duration, k kernel) Script {
 	slices.Sort(g.damages)
 	g.add(0, "quiet")
 	kth := 0
-	for left := d; left > 0; left -= 9 * time.Second { // what a round takes, mostly
+	for left := d; left > 0; left -= 4 * time.Second { // what a round takes at least
 		kth++
 		g.round(kth)
 	}
-	s.Steps = g.steps
+	g.add(0, "quiet")
+	s.Steps, s.Lasts = g.steps, d
 	return s
 }
 

@@ -9,11 +9,6 @@ import (
 	"switchyard/proxier"
 )
 
-// grace is how long after a change the kernel may still do as before, while nothing
-// stands in the proxy's way: the source settles for up to half a second, and this
-// machine may be busy.
-const grace = 5 * time.Second
-
 // history is what the node was to do at which time, and when it could not be expected
 // to. It judges what happened to a connection.
 //
@@ -25,10 +20,13 @@ const grace = 5 * time.Second
 // A connection is right if any state that was possible at any moment of its
 // time would have it so.
 type history struct {
+	pace pace
+
 	mu       sync.Mutex
 	epochs   []epoch
 	hindered []span // the proxy could not program
 	damaged  []span // somebody else broke what was programmed
+	cuts     []span // a process was killed that carries connections
 }
 
 type epoch struct {
@@ -88,6 +86,16 @@ func (h *history) start() time.Time {
 func (h *history) hinder() (end func()) { return h.begin(&h.hindered) }
 func (h *history) damage() (end func()) { return h.begin(&h.damaged) }
 
+// cut begins a time in which connections that stand may end.
+func (h *history) cut() (end func()) { return h.begin(&h.cuts) }
+
+// isCut reports whether a connection that stood may have ended so.
+func (h *history) isCut(from, until time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.cuts, func(s span) bool { return s.overlaps(from, until) })
+}
+
 func (h *history) begin(list *[]span) (end func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,7 +123,7 @@ func (h *history) broken() []span {
 	all := slices.Clone(h.damaged)
 	for i, s := range all {
 		if s.until.IsZero() {
-			all[i].until = after(s.from, h.hindered, repairBound)
+			all[i].until = after(s.from, h.hindered, h.pace.repair)
 		}
 	}
 	return all
@@ -145,7 +153,7 @@ func (h *history) possible(from, until time.Time) (all []states) {
 
 // overdue is when a change must have taken effect; zero: that is not yet known.
 func (h *history) overdue(change time.Time) time.Time {
-	return after(change, slices.Concat(h.hindered, h.broken()), grace)
+	return after(change, slices.Concat(h.hindered, h.broken()), h.pace.grace)
 }
 
 // after is when a time has passed in which nothing hindered; zero: that is not yet

@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// every is how often a connection is tried.
-	every = 2 * time.Millisecond
 	// patience is how long one is waited for: the kernel has sent a lost SYN again
 	// after 1 s and after 3 s.
 	patience = 4 * time.Second
@@ -91,7 +89,7 @@ func newLoad(st *stage, seed uint64, f *figures, fail func(string)) *load {
 func (l *load) run(ctx context.Context) {
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(l.pace.every)
 	defer tick.Stop()
 	last := time.Now()
 	for {
@@ -101,7 +99,7 @@ func (l *load) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := time.Now()
-		l.noteLag(now, max(0, now.Sub(last)-every)) // what came too late is not made up for
+		l.noteLag(now, max(0, now.Sub(last)-l.pace.every)) // what came too late is not made up for
 		last = now
 		if t, ok := l.next(); ok {
 			wait.Go(func() { l.connect(t) })
@@ -113,7 +111,7 @@ func (l *load) run(ctx context.Context) {
 // stood still.
 func (l *load) noteLag(at time.Time, lag time.Duration) {
 	l.figures.with(func() { l.figures.lags = append(l.figures.lags, lag) })
-	if lag < 2*every {
+	if lag < 2*l.pace.every {
 		return
 	}
 	l.mu.Lock()
@@ -178,8 +176,12 @@ func (l *load) connect(t target) {
 		l.last[at] = later(l.last[at], from.Add(r.Took))
 	}
 	l.mu.Unlock()
-	if r.Verdict == netlab.Failed {
+	if r.Verdict == netlab.Failed && !r.Stood {
 		l.figures.own(fmt.Sprint(r.Err))
+		return
+	}
+	if r.Stood && r.Verdict != netlab.Answered && l.history.isCut(from, until) {
+		l.figures.with(func() { l.figures.tried++; l.figures.cut++ })
 		return
 	}
 	o := outcomeOf(r)

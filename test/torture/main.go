@@ -25,6 +25,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,6 +35,9 @@ import (
 
 // errBroken: the proxy broke its word; what was printed says how.
 var errBroken = errors.New("not all is as promised")
+
+// exitBroken is the exit status for it.
+const exitBroken = 1
 
 type options struct {
 	mode, flavour string
@@ -45,16 +49,23 @@ type options struct {
 	shrink        time.Duration // for shortening one; 0: it is not
 	bounds        string        // rolls,kills,terms; "": none
 	writes        bool          // every first start fails at another write
-	soak          time.Duration
+	gap           bool          // see player.gap
+	light         bool          // see pace.light
+	soak          time.Duration // see soak
+	idle          bool          // only what an idle proxy uses
+	profile       string        // file for the idle proxy's CPU profile
 }
 
 func main() {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // the backends' that program fresh nodes
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := parseOptions(os.Args[1:])
 	switch {
 	case err != nil:
-	case o.soak > 0:
+	case needsKernel(o.mode):
+		err = runElsewhere(ctx, o, os.Args[1:])
+	case o.soak > 0 || o.idle:
 		err = soak(ctx, o, os.Stdout)
 	default:
 		err = torture(ctx, o)
@@ -64,14 +75,14 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "torture:", err)
 	if errors.Is(err, errBroken) {
-		os.Exit(1)
+		os.Exit(exitBroken)
 	}
 	os.Exit(2)
 }
 
 func parseOptions(args []string) (o options, err error) {
 	f := flag.NewFlagSet("torture", flag.ContinueOnError)
-	f.StringVar(&o.mode, "mode", "iptables", "proxy `mode`: iptables")
+	f.StringVar(&o.mode, "mode", "iptables", "proxy `mode`: iptables, ipvs, userspace")
 	f.StringVar(&o.flavour, "flavour", "nft", "of iptables: nft, legacy")
 	f.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()%100_000), "what the script is drawn from")
 	seconds := f.Int("seconds", 180, "how long to go on, about; 0: the bounds alone")
@@ -82,6 +93,10 @@ func parseOptions(args []string) (o options, err error) {
 	f.StringVar(&o.bounds, "bounds", "100,50,20", "`rolls,kills,terms` through which nothing may fail; \"\": leave that out")
 	f.BoolVar(&o.writes, "writes", false, "first starts of which each fails at another write, instead of a drawn script")
 	minutes := f.Float64("soak", 0, "watch the proxy for so many `minutes` at 2,000 services instead")
+	f.BoolVar(&o.gap, "gap", false, "userspace: connects may fail while the process is replaced")
+	f.BoolVar(&o.light, "light", false, "a quarter of the load, beside other runs")
+	f.BoolVar(&o.idle, "idle", false, "only what an idle proxy uses at 10,000 services")
+	f.StringVar(&o.profile, "profile", "", "`file` for the idle proxy's CPU profile")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -136,9 +151,10 @@ func torture(ctx context.Context, o options) error {
 	}
 	for _, s := range all {
 		fmt.Printf("mode %s, %s, seed %d: %d steps\n", s.Mode, s.Flavour, s.Seed, len(s.Steps))
-		v, err := run(ctx, s, o.binary)
+		v, err := run(ctx, s, o)
 		if v.figures != nil {
 			v.figures.print(os.Stdout)
+			printBounds(os.Stdout, s.Mode+" "+s.Flavour, v.figures.bounds(thisPace()))
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -170,7 +186,7 @@ func (o options) report(ctx context.Context, s Script, v verdict) error {
 	}
 	fmt.Printf("shortening the script of %d steps, for %s at most\n", len(s.Steps), o.shrink)
 	sh := &shrinker{out: os.Stdout, until: time.Now().Add(o.shrink), fails: func(steps []Step) bool {
-		v, err := run(ctx, s.with(steps), o.binary)
+		v, err := run(ctx, s.with(steps), o)
 		return err == nil && len(v.failures) > 0
 	}}
 	s = s.with(sh.shrink(s.Steps))

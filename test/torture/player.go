@@ -19,13 +19,6 @@ import (
 // verbs are those that a script may have.
 var verbs = []string{"slot", "node", "proxy", "lock", "fail", "curse", "damage", "stranger", "roll", "measure", "quiet"}
 
-const (
-	// syncPatience is how long a started proxy may take until it has programmed.
-	syncPatience = 20 * time.Second
-	// repairBound is how soon what somebody else broke must be repaired.
-	repairBound = 5 * time.Second
-)
-
 // player makes a script happen.
 type player struct {
 	*stage
@@ -34,12 +27,14 @@ type player struct {
 	streams []*stream
 	flows   []*sender
 
+	until time.Time // the script ends with the first quiet after it; zero: with its last step
+	gap   bool      // connects may fail while a process that carries them is replaced
+
 	changing sync.Mutex // the world
 	ending   []func()   // of what hinders the proxy, until the next quiet
 	others   []string   // what is there of others
-	// restarted: the proxy was, since the last quiet.
-	restarted bool
-	waiting   sync.WaitGroup
+	down     []func()   // of the time in which nobody answers
+	waiting  sync.WaitGroup
 
 	mu       sync.Mutex
 	failures []string
@@ -73,7 +68,7 @@ func (p *player) play(ctx context.Context, steps []Step) (played int, err error)
 		if err := p.take(ctx, s); err != nil {
 			return i, fmt.Errorf("step %d (%s): %w", i+1, s, err)
 		}
-		if s.Verb == "quiet" && len(p.failed()) > 0 {
+		if s.Verb == "quiet" && (len(p.failed()) > 0 || !p.until.IsZero() && time.Now().After(p.until)) {
 			return i + 1, nil
 		}
 	}
@@ -158,17 +153,7 @@ func (p *player) hinder() { p.ending = append(p.ending, p.history.hinder()) }
 // that holds nothing of it.
 func (p *player) signal(ctx context.Context, what string) error {
 	end := p.history.hinder()
-	p.restarted = p.restarted || what != "start"
-	var err error
-	switch what {
-	case "kill", "restart-kill":
-		p.figures.with(func() { p.figures.restarts["SIGKILL"]++ })
-		err = p.proxy.stop(syscall.SIGKILL)
-	case "term", "restart-term":
-		p.figures.with(func() { p.figures.restarts["SIGTERM"]++ })
-		err = p.proxy.stop(syscall.SIGTERM)
-	}
-	if err != nil {
+	if err := p.end(what); err != nil {
 		return err
 	}
 	if what == "cold" {
@@ -187,7 +172,41 @@ func (p *player) signal(ctx context.Context, what string) error {
 	if err := p.proxy.start(); err != nil {
 		return err
 	}
-	return p.await(ctx, "in sync", func() bool { _, ok := p.proxy.synced(); return ok })
+	err := p.await(ctx, "in sync", func() bool { _, ok := p.proxy.synced(); return ok })
+	for _, up := range p.down {
+		up()
+	}
+	p.down = nil
+	return err
+}
+
+// end ends the proxy, if that is what is to be done. Connections through the process
+// end with it; one that stays down answers nobody.
+func (p *player) end(what string) error {
+	signals := map[string]syscall.Signal{
+		"kill": syscall.SIGKILL, "restart-kill": syscall.SIGKILL, "term": syscall.SIGTERM, "restart-term": syscall.SIGTERM,
+	}
+	sig, ends := signals[what]
+	if !ends {
+		return nil
+	}
+	names := map[syscall.Signal]string{syscall.SIGKILL: "SIGKILL", syscall.SIGTERM: "SIGTERM"}
+	p.figures.with(func() { p.figures.restarts[names[sig]]++ })
+	if !p.kernel.traits().relayed {
+		return p.proxy.stop(sig)
+	}
+	switch what {
+	case "kill", "term":
+		p.down = append(p.down, p.history.damage())
+	case "restart-kill":
+		defer p.history.cut()()
+	}
+	if p.gap {
+		p.down = append(p.down, p.history.damage())
+	}
+	p.excuse()
+	defer p.excuse()
+	return p.proxy.stop(sig)
 }
 
 // cleanUp kills the proxy and has it clean up, without tickets for that.
@@ -219,8 +238,8 @@ func (p *player) await(ctx context.Context, what string, so func() bool) error {
 			return ctx.Err()
 		case !p.proxy.running():
 			return fmt.Errorf("the proxy ended by itself; it said:%s", p.proxy.tail())
-		case time.Since(start) > syncPatience:
-			return fmt.Errorf("the proxy is not %s after %s; it said:%s", what, syncPatience, p.proxy.tail())
+		case time.Since(start) > p.pace.sync:
+			return fmt.Errorf("the proxy is not %s after %s; it said:%s", what, p.pace.sync, p.proxy.tail())
 		}
 	}
 	return nil
@@ -272,10 +291,10 @@ func (p *player) damage(ctx context.Context, s Step) error {
 		return err
 	}
 	start := time.Now()
-	took, err := p.converge(ctx, 4*repairBound)
+	took, err := p.converge(ctx, 4*p.pace.repair)
 	p.figures.with(func() { p.figures.repairs = append(p.figures.repairs, took) })
 	// A machine that stands still repairs nothing.
-	if took-p.load.stalled(start, start.Add(took)) > repairBound && err == nil {
+	if took-p.load.stalled(start, start.Add(took)) > p.pace.repair && err == nil {
 		p.fail(fmt.Sprintf("%s: the repair took %s", s, took))
 	}
 	end()

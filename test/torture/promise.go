@@ -64,13 +64,24 @@ func (p *promiser) promise(host *netlab.Host) (states, error) {
 	return all, nil
 }
 
+// addresses are those of a host's interfaces, but of the one that has those of
+// Services.
 func addresses(host *netlab.Host) (all []netip.Addr, err error) {
 	err = host.Do(func() error {
-		found, err := net.InterfaceAddrs()
-		for _, a := range found {
-			if n, ok := a.(*net.IPNet); ok {
-				addr, _ := netip.AddrFromSlice(n.IP)
-				all = append(all, addr.Unmap())
+		links, err := net.Interfaces()
+		for _, link := range links {
+			if link.Name == device {
+				continue
+			}
+			found, err := link.Addrs()
+			if err != nil {
+				return err
+			}
+			for _, a := range found {
+				if n, ok := a.(*net.IPNet); ok {
+					addr, _ := netip.AddrFromSlice(n.IP)
+					all = append(all, addr.Unmap())
+				}
 			}
 		}
 		return err

@@ -165,10 +165,11 @@ func (p *proxy) lines() []line {
 	return p.said[:len(p.said):len(p.said)]
 }
 
-var operations = regexp.MustCompile(`msg=applied family=(\S+) .*\boperations=(\d+)`)
+var operations = regexp.MustCompile(`msg=applied family=(\S+) .*\boperations=(\d+)( written=map\[\])?`)
 
 // synced reports whether each family was applied since the start, and by how many
-// writing calls the first time.
+// writing calls the first time. Where only deletions were made, that is an endpoint
+// whose last connection ended while nobody looked: it counts for nothing.
 func (p *proxy) synced() (writes int, ok bool) {
 	first := map[string]int{}
 	for _, l := range p.lines() {
@@ -177,7 +178,10 @@ func (p *proxy) synced() (writes int, ok bool) {
 			continue
 		}
 		if _, seen := first[m[1]]; !seen {
-			first[m[1]], _ = strconv.Atoi(m[2])
+			first[m[1]] = 0
+			if m[3] == "" {
+				first[m[1]], _ = strconv.Atoi(m[2])
+			}
 		}
 	}
 	for _, n := range first {

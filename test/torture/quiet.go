@@ -77,10 +77,10 @@ func (p *player) converge(ctx context.Context, within time.Duration) (time.Durat
 		switch {
 		case err != nil || ctx.Err() != nil:
 			return 0, errors.Join(err, ctx.Err())
-		case slices.Equal(ours, want):
+		case same(p.kernel, ours, want):
 			return looked.Sub(start), nil
 		case time.Since(start) > within:
-			p.fail(fmt.Sprintf("after %s the kernel is not as a fresh one would be:%s\n  the proxy said:%s", within, difference(ours, want), p.proxy.tail()))
+			p.fail(fmt.Sprintf("after %s the kernel is not as a fresh one would be:%s\n  the proxy said:%s", within, difference(p.kernel.settled(ours, want), want), p.proxy.tail()))
 			return within, nil
 		}
 		sleep(ctx, 50*time.Millisecond)
@@ -94,34 +94,16 @@ func (p *player) checkFlows(ctx context.Context) {
 	left := p.flows
 	for {
 		left = slices.DeleteFunc(slices.Clone(left), func(s *sender) bool { return s.wrong(state(s), start) == "" })
-		if len(left) == 0 || time.Since(start) > resumes {
+		if len(left) == 0 || time.Since(start) > p.pace.resumes {
 			break
 		}
 		sleep(ctx, 20*time.Millisecond)
 	}
 	took := time.Since(start)
 	p.figures.with(func() { p.figures.udpResumed = append(p.figures.udpResumed, took) })
-	left = p.forgotten(ctx, left, state)
 	for _, s := range left {
 		p.fail(s.wrong(state(s), start) + fmt.Sprintf(" (%s after the rules were in)", took.Round(time.Millisecond)))
 	}
-}
-
-// forgotten takes out the flows to an address that ceased to be a Service's while the
-// proxy was down, or before it could program that: what it never knew it cannot clean
-// up. That is known of the proxy and counted; the flows are ended for it.
-func (p *player) forgotten(ctx context.Context, left []*sender, state func(*sender) *proxier.State) []*sender {
-	rest := slices.DeleteFunc(slices.Clone(left), func(s *sender) bool {
-		return p.restarted && state(s).Decide(s.packet).Verdict == proxier.Pass
-	})
-	p.restarted = false
-	if n := len(left) - len(rest); n > 0 {
-		p.figures.with(func() { p.figures.forgotten += n })
-		if err := p.damage(ctx, step(0, "damage conntrack 0")); err != nil {
-			p.fail(err.Error())
-		}
-	}
-	return rest
 }
 
 // probe asks every frontend from every client, and as every endpoint of its own.
@@ -170,7 +152,7 @@ func (p *player) ask(t target) {
 		probe := netlab.Probe{Protocol: t.packet.Protocol, Dst: t.packet.Dst, Timeout: patience}
 		switch fate.Verdict {
 		case proxier.Drop, proxier.Pass:
-			probe.Timeout = silence
+			probe.Timeout = p.pace.silence
 		}
 		if t.packet.Protocol == proxier.TCP {
 			probe.Src = p.load.source(t)
@@ -199,6 +181,10 @@ func (p *player) seen(fate proxier.Fate, packet proxier.Packet, r netlab.Result)
 		return false
 	}
 	client := r.ClientSeen.Addr().Unmap()
+	traits := p.kernel.traits()
+	if traits.relayed || traits.hidesNode && packet.In == "" {
+		return true
+	}
 	if fate.Masquerades(fate.Endpoints[i]) {
 		return client != packet.Src || packet.In == ""
 	}

@@ -87,21 +87,17 @@ func (p *player) measure(ctx context.Context, i, times int) error {
 		if err := p.change(step(0, "%s", line)); err != nil {
 			return err
 		}
-		sleep(ctx, 700*time.Millisecond)
+		sleep(ctx, p.pace.settles)
 		if d, idle := p.moved(i, from, at); n > 0 && idle {
 			late = append(late, d)
 		}
 	}
 	p.figures.with(func() { p.figures.idle = late })
-	if p99 := percentile(late, 99); len(late) >= enoughIdle && p99 > movedBound {
+	if p99 := percentile(late, 99); len(late) >= enoughIdle && p99 > p.pace.moved {
 		p.fail(fmt.Sprintf("p99 of the time from the receipt of an endpoint's end to its last new connection: %s", p99))
 	}
 	return ctx.Err()
 }
-
-// movedBound is how long an idle proxy may take to have an endpoint get no more
-// connections, once it knows.
-const movedBound = 100 * time.Millisecond
 
 // enoughIdle is how many times the machine must have been idle for a judgement.
 const enoughIdle = 10
@@ -123,7 +119,7 @@ func (p *player) moved(i, pod int, event time.Time) (late time.Duration, idle bo
 			break
 		}
 	}
-	stalled := p.load.stalled(event, later(last, received.Add(movedBound)))
+	stalled := p.load.stalled(event, later(last, received.Add(p.pace.moved)))
 	p.figures.with(func() {
 		p.figures.moved = append(p.figures.moved, max(0, last.Sub(event)))
 		p.figures.settled = append(p.figures.settled, max(0, last.Sub(received)))
@@ -132,13 +128,9 @@ func (p *player) moved(i, pod int, event time.Time) (late time.Duration, idle bo
 	return max(0, last.Sub(received)), stalled < isBusy
 }
 
-// cursedBound is how soon a change is in the kernel although another object is
-// refused.
-const cursedBound = 3 * time.Second
-
-// translations are the ends of the rules that lead to a slot's endpoints. What stands of
-// them is not written again, so it is only what is new that is refused.
-func translations(slot int) (texts []string) {
+// curses are the ends of the rules that lead to a slot's endpoints. What stands of them
+// is not written again, so it is only what is new that is refused.
+func (x *xtables) curses(slot int, _ string) (texts []string) {
 	for _, pod := range netlab.StandardPods() {
 		for _, addr := range pod.Addrs {
 			texts = append(texts, "--to-destination "+netip.AddrPortFrom(addr, uint16(firstTarget+slot)).String())
@@ -153,14 +145,22 @@ func (p *player) curse(ctx context.Context, bad, good int) error {
 	if p.world.slots[bad].name == "" || p.world.slots[good].name == "" || bad == good || len(p.ending) > 0 || !p.proxy.running() {
 		return nil
 	}
+	texts := p.kernel.curses(bad, p.world.slots[bad].name)
+	if len(texts) == 0 {
+		return nil
+	}
 	p.figures.with(func() { p.figures.faults["refused service"]++ })
 	p.hinder()
-	if err := p.wrap.curse(translations(bad)...); err != nil {
+	if err := p.wrap.curse(texts...); err != nil {
 		return err
 	}
 	to := p.change
 	set := func(i int, value string) Step { return step(0, "slot %d %s", i, value) }
-	err := to(set(bad, "pods ready absent ready absent ready absent"), set(good, "affinity off"), set(good, "internal Cluster"),
+	pods := "pods ready absent ready absent ready absent"
+	if p.kernel.traits().relayed { // whose rules are about having any
+		pods = "pods absent absent absent absent absent absent"
+	}
+	err := to(set(bad, pods), set(good, "affinity off"), set(good, "internal Cluster"),
 		set(good, "pods absent absent absent absent ready absent"))
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (p *player) curse(ctx context.Context, bad, good int) error {
 	t := target{clients[1], proxier.Packet{Protocol: proxier.TCP, Dst: dst}}
 	t.packet.Src, t.packet.In, _ = proxiertest.Source(string(t.client), dst.Addr())
 	start, inRow := time.Now(), 0
-	for inRow < 5 && time.Since(start) < syncPatience && ctx.Err() == nil {
+	for inRow < 5 && time.Since(start) < p.pace.sync && ctx.Err() == nil {
 		r := p.client(t.client).Probe(ctx, netlab.Probe{Protocol: proxier.TCP, Src: p.load.source(t), Dst: dst})
 		if inRow++; r.Endpoint != want {
 			inRow = 0
@@ -178,7 +178,7 @@ func (p *player) curse(ctx context.Context, bad, good int) error {
 	}
 	took := time.Since(start)
 	p.figures.with(func() { p.figures.beside = append(p.figures.beside, took) })
-	if took > cursedBound {
+	if took > p.pace.beside {
 		p.fail(fmt.Sprintf("slot %d is refused by the kernel, and a change of slot %d took %s; the proxy said:%s",
 			bad, good, took, p.proxy.tail()))
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"switchyard/test/netlab"
 )
@@ -22,13 +23,13 @@ type verdict struct {
 
 // run lays out a node, plays the script on it under load, and takes it down again. The
 // error is of the run itself, not of the proxy.
-func run(ctx context.Context, s Script, binary string) (v verdict, err error) {
-	st, err := newStage(s, binary)
+func run(ctx context.Context, s Script, o options) (v verdict, err error) {
+	st, err := newStage(s, o)
 	if err != nil {
 		return v, err
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
-	p := &player{stage: st, figures: newFigures()}
+	p := &player{stage: st, figures: newFigures(), gap: o.gap}
 	v.figures = p.figures
 	p.load = newLoad(st, s.Seed, p.figures, p.fail)
 	if p.flows, err = st.senders(); err != nil {
@@ -40,6 +41,9 @@ func run(ctx context.Context, s Script, binary string) (v verdict, err error) {
 	beside, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	p.attend(beside, &wait)
+	if s.Lasts > 0 {
+		p.until = time.Now().Add(s.Lasts)
+	}
 	v.played, err = p.play(ctx, s.Steps)
 	cancel()
 	wait.Wait()

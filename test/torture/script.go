@@ -27,6 +27,9 @@ type Script struct {
 	Flavour string // of iptables: "nft", "legacy"
 	Seed    uint64 // of what is random beside the steps: who connects where
 	Steps   []Step
+	// Lasts is when the script ends, by the clock, though it has more steps; 0: when it
+	// has no more.
+	Lasts time.Duration
 }
 
 // Step is one thing done, after a wait.

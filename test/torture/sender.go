@@ -15,21 +15,13 @@ import (
 	"switchyard/proxier/proxiertest"
 )
 
-const (
-	// sendEvery is how often a sender sends: its flow never expires.
-	sendEvery = 50 * time.Millisecond
-	// resumes is how soon after the rules a flow must go where it should.
-	resumes = 2 * time.Second
-	// silence is how long nothing is heard until there is nothing to hear.
-	silence = 300 * time.Millisecond
-)
-
 // sender is a UDP client that keeps its socket whatever happens, as resolvers do.
 type sender struct {
 	conn    net.Conn
 	client  proxiertest.Host
 	packet  proxier.Packet
 	figures *figures
+	pace    pace
 
 	mu      sync.Mutex
 	from    string // who answered last
@@ -47,7 +39,7 @@ func (st *stage) newSender(c proxiertest.Host, dst netip.AddrPort, port uint16) 
 	if err != nil {
 		return nil, err
 	}
-	return &sender{conn: conn, client: c, packet: proxier.Packet{Protocol: proxier.UDP, Src: src, Dst: dst, In: in}}, nil
+	return &sender{conn: conn, client: c, pace: st.pace, packet: proxier.Packet{Protocol: proxier.UDP, Src: src, Dst: dst, In: in}}, nil
 }
 
 // senders are one for each slot and kind of address, of either family.
@@ -83,7 +75,7 @@ func (s *sender) run(ctx context.Context) {
 			s.failed(err)
 		}
 		s.figures.with(func() { s.figures.datagrams++ })
-		sleep(ctx, sendEvery)
+		sleep(ctx, s.pace.sendEvery)
 	}
 	s.conn.Close()
 	wait.Wait()
@@ -122,7 +114,7 @@ func (s *sender) wrong(state *proxier.State, since time.Time) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fate := state.Decide(s.packet)
-	answered := s.heard.After(since) && time.Since(s.heard) < silence
+	answered := s.heard.After(since) && time.Since(s.heard) < s.pace.silence
 	got := "silence"
 	switch {
 	case answered && allowed(state, s.packet, outcome{proxier.Forward, s.from}, true):
@@ -131,7 +123,7 @@ func (s *sender) wrong(state *proxier.State, since time.Time) string {
 		got = "answers of " + s.from
 	case fate.Verdict == proxier.Reject && s.refused.After(since):
 		return ""
-	case (fate.Verdict == proxier.Drop || fate.Verdict == proxier.Pass) && time.Since(since) > silence:
+	case (fate.Verdict == proxier.Drop || fate.Verdict == proxier.Pass) && time.Since(since) > s.pace.silence:
 		return ""
 	case s.refused.After(since):
 		got = "errors"

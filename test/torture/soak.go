@@ -47,7 +47,10 @@ type usage struct {
 // soak changes endpoints among 2,000 Services all the time and prints how what the
 // proxy uses grows; then what it uses of a core with 10,000 and nothing to do.
 func soak(ctx context.Context, o options, w io.Writer) error {
-	err := soakBusy(ctx, o, w)
+	var err error
+	if !o.idle {
+		err = soakBusy(ctx, o, w)
+	}
 	if err != nil && !errors.Is(err, errBroken) {
 		return err
 	}
@@ -135,6 +138,9 @@ func soakIdle(ctx context.Context, o options, w io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
 	before, err := st.usage()
+	if o.profile != "" {
+		go func() { _ = st.saveProfile(o.profile) }()
+	}
 	for n := 1; err == nil && n <= idleLooks; n++ {
 		sleep(ctx, idleWatch)
 		var now usage
@@ -153,7 +159,7 @@ func soakIdle(ctx context.Context, o options, w io.Writer) (err error) {
 
 // soakStage is a node with that many Services in sync, and nobody who connects.
 func soakStage(ctx context.Context, o options, services int) (*stage, error) {
-	st := &stage{history: &history{}}
+	st := &stage{pace: thisPace(), history: &history{pace: thisPace()}}
 	err := st.soak(ctx, o, services)
 	if err != nil {
 		return nil, errors.Join(err, st.close())
@@ -188,7 +194,7 @@ func (st *stage) soak(ctx context.Context, o options, services int) (err error) 
 		return err
 	}
 	st.proxy.env = st.wrap.env()
-	st.proxy.args = append(append([]string{"run"}, common(o.mode)...), files.args()...)
+	st.proxy.args = append(append([]string{"run", "--profiling"}, common(o.mode)...), files.args()...)
 	return st.awaitSoak(ctx)
 }
 
@@ -287,18 +293,18 @@ func netlinkSockets(proc string) (n int) {
 	return n
 }
 
+func (st *stage) saveProfile(path string) error {
+	body, err := st.get("/debug/pprof/profile?seconds=80")
+	if err != nil {
+		fmt.Println(err)
+		return err
+	}
+	return os.WriteFile(path, body, 0o644)
+}
+
 // metric reads one of the proxy's metrics that has no labels.
 func (st *stage) metric(name string) (float64, error) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return st.proxy.host.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))
-		}}}
-	resp, err := client.Get("http://127.0.0.1:10249/metrics")
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	body, err := st.get("/metrics")
 	if err != nil {
 		return 0, err
 	}
@@ -308,4 +314,18 @@ func (st *stage) metric(name string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("the proxy has no metric %s", name)
+}
+
+// get asks the proxy's metrics server.
+func (st *stage) get(path string) ([]byte, error) {
+	client := http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return st.proxy.host.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(addr))
+		}}}
+	resp, err := client.Get("http://127.0.0.1:10249" + path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
 }

@@ -21,6 +21,7 @@ type stage struct {
 	dir     string
 	lab     *netlab.Cluster
 	kernel  kernel
+	pace    pace
 	wrap    *wrap
 	proxy   *proxy
 	source  source
@@ -41,8 +42,12 @@ const logFile = "proxy.log"
 // clientPod is the pod that is no endpoint.
 const clientPod = "client"
 
-func newStage(s Script, binary string) (st *stage, err error) {
-	st = &stage{world: newWorld(), history: &history{}}
+func newStage(s Script, o options) (st *stage, err error) {
+	st = &stage{world: newWorld(), pace: thisPace()}
+	if o.light {
+		st.pace = st.pace.light()
+	}
+	st.history = &history{pace: st.pace}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, st.close())
@@ -72,11 +77,11 @@ func newStage(s Script, binary string) (st *stage, err error) {
 	if err := st.layOut(); err != nil {
 		return st, err
 	}
-	if st.proxy, err = newProxy(st.lab.Host(netlab.NodeA), binary, filepath.Join(st.dir, logFile)); err != nil {
+	if st.proxy, err = newProxy(st.lab.Host(netlab.NodeA), o.binary, filepath.Join(st.dir, logFile)); err != nil {
 		return st, err
 	}
 	st.proxy.env = st.wrap.env()
-	st.proxy.args = append(append([]string{"run", "--profiling", "--iptables-min-sync-period", "0s"}, common(s.Mode)...), files.args()...)
+	st.proxy.args = append(append([]string{"run", "--profiling", "--iptables-min-sync-period", "0s", "--ipvs-min-sync-period", "0s", "--userspace-drain", "2s"}, common(s.Mode)...), files.args()...)
 	return st, st.publishAll()
 }
 

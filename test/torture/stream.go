@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// streamEvery is how often a stream says something.
-	streamEvery = 50 * time.Millisecond
 	// streamPatience is how long it waits for the echo: more than TCP takes to get over a
 	// few lost segments.
 	streamPatience = 8 * time.Second
@@ -32,7 +30,7 @@ type stream struct {
 	fail    func(string)
 
 	mu      sync.Mutex
-	excused time.Time // conntrack was emptied then
+	excused time.Time // what it needs was broken then
 	ports   uint16
 }
 
@@ -47,7 +45,8 @@ func (s *stream) target() target {
 	return target{c, proxier.Packet{Protocol: proxier.TCP, Src: src, Dst: dst, In: in}}
 }
 
-// excuse allows for its end: conntrack was emptied.
+// excuse allows for its end: conntrack was emptied, or the process that carries it
+// ends.
 func (s *stream) excuse() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +75,6 @@ func (s *stream) run(ctx context.Context) {
 		case ctx.Err() != nil:
 		case s.isExcused(since):
 			s.figures.with(func() { s.figures.reopened++ })
-		case s.kernel.traits().restartEnds:
 		default:
 			s.fail(fmt.Sprintf("the stream through slot %d, %s old, broke: %v", s.slot, time.Since(since).Round(time.Millisecond), err))
 		}
@@ -125,7 +123,7 @@ func (s *stream) talk(ctx context.Context, conn net.Conn) error {
 			return fmt.Errorf("word %d came back as %x", n, got)
 		}
 		s.figures.with(func() { s.figures.streamBytes += len(word) })
-		sleep(ctx, streamEvery)
+		sleep(ctx, s.pace.streamEvery)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -14,34 +15,69 @@ import (
 	"time"
 
 	"switchyard/proxier"
+	"switchyard/test/uml"
 )
 
-// TestTorture replaces every endpoint, kills the proxy and ends it, under load, in
-// each flavour: no connect to a living service may fail. What is drawn at random, and
-// with calls of the kernel that fail, is for make torture: testdata/gap.script shows
-// what it has found and is not mended.
-func TestTorture(t *testing.T) {
-	binary := build(t)
-	for _, flavour := range flavours(t) {
-		t.Run(flavour, func(t *testing.T) {
-			all, err := scripts(options{mode: "iptables", flavour: flavour, seed: 1, bounds: "9,3,2", duration: 10 * time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			playScript(t, all[0], binary)
-		})
+// slice is how long each mode is tortured, all at the same time.
+const slice = 180 * time.Second
+
+// The modes in turn: for three minutes by the clock everything changes and fails that
+// a script has words for, and before that what must not harm anybody happens. The
+// seeds are given, so that a failure is one of what was changed, and no bad luck; make
+// torture draws others.
+func TestTortureNFT(t *testing.T)       { tortureHere(t, "iptables", "nft", 1) }
+func TestTortureLegacy(t *testing.T)    { tortureHere(t, "iptables", "legacy", 2) }
+func TestTortureUserspace(t *testing.T) { tortureHere(t, "userspace", "nft", 3) }
+
+// TestTortureIPVS is the same in a kernel that has IPVS.
+func TestTortureIPVS(t *testing.T) {
+	t.Parallel()
+	o := uml.Options{Timeout: slice + 10*time.Minute}
+	if !uml.Inside() {
+		o.Env = []string{builtProgram + "=" + build(t)}
+	}
+	uml.Tests(t, o, uml.Case{Name: "torture", Test: func(t *testing.T) {
+		tortureMode(t, "ipvs", "legacy", 4, os.Getenv(builtProgram))
+	}})
+}
+
+// builtProgram names the program to the test in the other kernel.
+const builtProgram = "SWITCHYARD_TORTURE_PROGRAM"
+
+func tortureHere(t *testing.T, mode, flavour string, seed uint64) {
+	if !slices.Contains(flavours(t), flavour) {
+		t.Skip("needs iptables-" + flavour + ": it is not installed")
+	}
+	t.Parallel()
+	tortureMode(t, mode, flavour, seed, build(t))
+}
+
+func tortureMode(t *testing.T, mode, flavour string, seed uint64, binary string) {
+	o := options{mode: mode, flavour: flavour, seed: seed, binary: binary, bounds: "9,3,2", duration: slice, light: true}
+	end := time.Now().Add(slice)
+	all, err := scripts(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		s.Lasts = min(s.Lasts, time.Until(end))
+		playScript(t, s, o)
 	}
 }
 
-func playScript(t *testing.T, s Script, binary string) {
+func playScript(t *testing.T, s Script, o options) {
 	t.Helper()
-	v, err := run(t.Context(), s, binary)
-	if err != nil {
+	v, err := run(t.Context(), s, o)
+	if v.figures == nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
 	v.figures.print(&b)
+	printBounds(&b, s.Mode+" "+s.Flavour, v.figures.bounds(thisPace()))
 	t.Logf("seed %d, %d of %d steps\n%s", s.Seed, v.played, len(s.Steps), &b)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if v.figures.tried < 100 || v.figures.quiet == 0 {
 		t.Errorf("only %d connects were tried, and %d quiet moments came", v.figures.tried, v.figures.quiet)
 	}
@@ -170,18 +206,18 @@ func TestHistory(t *testing.T) {
 		refused bool
 	}{
 		{"at once", none, s, true, true, false},
-		{"after the grace", none, grace + s, false, true, false},
+		{"after the grace", none, thisPace().grace + s, false, true, false},
 		{"confirmed", func(h *history) { time.Sleep(s); h.confirm(time.Now()) }, 2 * s, false, true, false},
 		{"the proxy is down", func(h *history) { h.hinder() }, time.Hour, true, true, false},
-		{"it was down for 10 s", func(h *history) { end := h.hinder(); time.Sleep(10 * s); end() }, 10*s + grace - s, true, true, false},
-		{"and up for long", func(h *history) { end := h.hinder(); time.Sleep(10 * s); end() }, 10*s + grace + s, false, true, false},
+		{"it was down for 10 s", func(h *history) { end := h.hinder(); time.Sleep(10 * s); end() }, 10*s + thisPace().grace - s, true, true, false},
+		{"and up for long", func(h *history) { end := h.hinder(); time.Sleep(10 * s); end() }, 10*s + thisPace().grace + s, false, true, false},
 		{"somebody flushed the rules", func(h *history) { h.damage() }, s, true, true, true},
-		{"and the repair is overdue", func(h *history) { h.damage() }, repairBound + grace + s, false, true, false},
+		{"and the repair is overdue", func(h *history) { h.damage() }, thisPace().repair + thisPace().grace + s, false, true, false},
 		{"flushed, and the proxy is down", func(h *history) { h.hinder(); h.damage() }, time.Hour, true, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, start := &history{}, time.Now()
+				h, start := &history{pace: thisPace()}, time.Now()
 				h.add(stateOf(before))
 				time.Sleep(time.Millisecond)
 				h.confirm(time.Now())

@@ -99,7 +99,7 @@ func TestUDPResumes(t *testing.T) {
 }
 
 func udpResumes(t *testing.T, s Script, binary string) {
-	st, err := newStage(s, binary)
+	st, err := newStage(s, options{binary: binary})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func udpResumes(t *testing.T, s Script, binary string) {
 	for _, f := range flows {
 		wait.Go(func() { f.run(ctx) })
 	}
-	time.Sleep(3 * sendEvery) // every flow is older than the rules
+	time.Sleep(3 * st.pace.sendEvery) // every flow is older than the rules
 	if err := p.signal(ctx, "start"); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func (p *player) resume(t *testing.T, when string, flows []matrixFlow, since tim
 	rows := map[string]string{}
 	left := slices.Clone(flows)
 	state := func(f matrixFlow) *proxier.State { return p.history.latest()[f.family] }
-	for len(left) > 0 && time.Since(since) < resumes {
+	for len(left) > 0 && time.Since(since) < p.pace.resumes {
 		time.Sleep(5 * time.Millisecond)
 		left = slices.DeleteFunc(left, func(f matrixFlow) bool {
 			// What was heard before the change may be right by chance.
@@ -165,9 +165,9 @@ func (p *player) resume(t *testing.T, when string, flows []matrixFlow, since tim
 	for _, f := range left {
 		t.Errorf("%s: %s: %s", when, f.life, f.wrong(state(f), since))
 	}
-	time.Sleep(silence)
+	time.Sleep(p.pace.silence)
 	for _, f := range flows {
-		if wrong := f.wrong(state(f), time.Now().Add(-silence)); wrong != "" && !slices.Contains(left, f) {
+		if wrong := f.wrong(state(f), time.Now().Add(-p.pace.silence)); wrong != "" && !slices.Contains(left, f) {
 			t.Errorf("%s: %s: was right, and is no more: %s", when, f.life, wrong)
 		}
 	}

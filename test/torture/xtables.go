@@ -11,6 +11,7 @@ import (
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/test/uml"
 )
 
 // xtables is the iptables mode, in one of its flavours.
@@ -24,7 +25,7 @@ func newXtables(flavour string) (*xtables, error) {
 		return nil, fmt.Errorf("flavour %q: want nft or legacy", flavour)
 	}
 	x := &xtables{flavour: flavour}
-	if path, err := exec.LookPath("nft"); err == nil {
+	if path, err := exec.LookPath("nft"); err == nil && !uml.Inside() { // where no kernel is for it
 		x.nft = path
 	}
 	return x, nil
@@ -44,6 +45,8 @@ func (x *xtables) programs() (all []string) {
 }
 
 func (x *xtables) traits() traits { return traits{} }
+
+func (x *xtables) settled(ours, _ []string) []string { return ours }
 
 func (x *xtables) fresh(ctx context.Context, host *netlab.Host, want states, s proxier.Settings) error {
 	return host.Do(func() error {
