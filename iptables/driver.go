@@ -10,7 +10,8 @@ import (
 
 // Driver is the iptables backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "iptables", Localnet: true, Open: open, Render: Render, Prepare: prepare, Cleanup: cleanup}
+	return proxier.Driver{Name: "iptables", Localnet: true, Open: open, Render: Render, Prepare: prepare, Cleanup: cleanup,
+		Rules: ruleClaim()}
 }
 
 // nftCommit is how many rules go into one COMMIT of the nft flavour: its cost is

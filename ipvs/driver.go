@@ -15,7 +15,8 @@ import (
 
 // Driver is the IPVS backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "ipvs", NoLocalhost: true, Open: open, Render: Render, Cleanup: cleanup}
+	return proxier.Driver{Name: "ipvs", NoLocalhost: true, Open: open, Render: Render, Cleanup: cleanup,
+		Rules: ruleClaim(), Objects: objects}
 }
 
 func open(ctx context.Context, family proxier.Family, s proxier.Settings) (proxier.Backend, string, error) {

@@ -69,3 +69,10 @@ func hasDevice(name string) bool {
 	_, err := net.InterfaceByName(name)
 	return err == nil
 }
+
+// hasIPVS reports whether the kernel has IPVS, without having it loaded. Not /proc/net,
+// which is the namespace of the process's first thread.
+func hasIPVS() bool {
+	_, err := os.Stat("/proc/thread-self/net/ip_vs")
+	return err == nil
+}

@@ -37,6 +37,13 @@ type Driver struct {
 	// running proxy. nil: there is nothing.
 	Prepare func(ctx context.Context, family Family, n *Node, s Settings) (did []string, err error)
 
+	// Rules are the backend's in the packet filter's tables, for a mode that follows on
+	// this one; zero: it has none there.
+	Rules Claim
+	// Objects takes out of the kernel what the backend has there beside its rules, once
+	// those are gone, and says what it took. It loads no module. nil: there is nothing.
+	Objects func(ctx context.Context) (removed []string, err error)
+
 	// Cleanup takes everything of this backend out of the kernel, in all families
 	// that it finds, and says what it took. Running it again is no error.
 	Cleanup func(ctx context.Context) (removed []string, err error)

@@ -13,7 +13,8 @@ import (
 
 // Driver is the userspace backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Cleanup: cleanup}
+	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Cleanup: cleanup,
+		Rules: ruleClaim()}
 }
 
 // nftCommit is how many rules go into one COMMIT of the nft flavour, whose cost is

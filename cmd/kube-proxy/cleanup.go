@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"switchyard/cmd/backends"
+	"switchyard/proxier"
 )
 
 // cleanup takes what every backend left in the kernel out of it. It needs no API
@@ -40,6 +41,15 @@ func cleanup(args []string, out io.Writer) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", d.Name, err))
 		}
+	}
+	// What upstream's modes have beside the names that ours have, too.
+	removed, err = removeRules(context.Background(), proxier.Claim{}, nil)
+	for _, what := range removed {
+		fmt.Fprintf(out, "removed from %s\n", what)
+		nothing = false
+	}
+	if err != nil {
+		errs = append(errs, err)
 	}
 	if nothing && len(errs) == 0 {
 		fmt.Fprintln(out, "nothing of ours was there")

@@ -67,3 +67,29 @@ func closeLocalhost(ctx context.Context) (removed []string, err error) {
 	}
 	return removed, err
 }
+
+// keepMark has the mark stand in one flavour alone: a node that changed its flavour has
+// it in the other.
+func keepMark(ctx context.Context, flavour ruleset.Flavour) error {
+	other := map[ruleset.Flavour]ruleset.Flavour{ruleset.NFT: ruleset.Legacy, ruleset.Legacy: ruleset.NFT}[flavour]
+	if other == "" || other == ruleset.Legacy && !ruleset.LegacyTables(proxier.IPv4, "nat") {
+		return nil
+	}
+	left, err := ruleset.Find(ctx, proxier.IPv4, other)
+	if err != nil {
+		return nil // not there: nothing of ours either
+	}
+	stands, err := left.HasChain("nat", localnetMark)
+	if err != nil || !stands {
+		return err
+	}
+	own, err := ruleset.Find(ctx, proxier.IPv4, flavour)
+	if err != nil {
+		return err
+	}
+	if err := own.EnsureChain("nat", localnetMark); err != nil {
+		return fmt.Errorf("note that route_localnet is ours: %w", err)
+	}
+	_, err = left.DeleteChain("nat", localnetMark)
+	return err
+}

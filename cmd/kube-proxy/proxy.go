@@ -25,21 +25,22 @@ import (
 // proxy is the program put together: one line of data from the source to the
 // kernel, and what listens along it.
 type proxy struct {
-	options config.Options
-	driver  proxier.Driver
-	log     *slog.Logger
-	store   *cluster.Store
-	source  source
-	start   *start
-	addrs   addressBook
-	engine  *engine.Engine
-	cleaner *conntrack.Cleaner
-	service *health.Server
-	healthz *health.Healthz
-	metrics *metrics.Metrics
-	opened  []proxier.Backend
-	problem diary
-	stop    context.CancelCauseFunc
+	options  config.Options
+	driver   proxier.Driver
+	log      *slog.Logger
+	store    *cluster.Store
+	source   source
+	start    *start
+	takeover *takeover
+	addrs    addressBook
+	engine   *engine.Engine
+	cleaner  *conntrack.Cleaner
+	service  *health.Server
+	healthz  *health.Healthz
+	metrics  *metrics.Metrics
+	opened   []proxier.Backend
+	problem  diary
+	stop     context.CancelCauseFunc
 
 	families []proxier.Family // those that are served
 
@@ -78,9 +79,10 @@ func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, 
 		return nil, err
 	}
 	p.start = newStart(p)
+	p.takeover = newTakeover(p)
 	p.metrics = metrics.New(p.metricsOptions())
 	p.cleaner.Observe(p.metrics.ConntrackPass)
-	p.engine = engine.New(p.start.snapshot, targets, []engine.Observer{newObserver(p), p.metrics}, engine.Options{
+	p.engine = engine.New(p.start.snapshot, targets, []engine.Observer{newObserver(p), p.metrics, p.takeover}, engine.Options{
 		MinSync: o.Min, Resync: resyncs * o.Sync, Retry: o.Sync,
 	}, log)
 	return p, nil
@@ -166,6 +168,7 @@ func (p *proxy) run(ctx context.Context, beside func(context.Context)) error {
 		}
 	})
 	wait.Go(func() { p.start.patiently(ctx) })
+	wait.Go(func() { p.takeover.run(ctx) })
 	err := p.engine.Run(ctx)
 	p.stop(nil)
 	wait.Wait()

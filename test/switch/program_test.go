@@ -1,0 +1,135 @@
+package switching
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// mode is how a proxy runs.
+type mode struct {
+	upstream bool
+	name     string // of --proxy-mode
+	flavour  string // of iptables
+}
+
+func (m mode) String() string {
+	name := m.name
+	if m.name == "iptables" {
+		name += " " + m.flavour
+	}
+	if m.upstream {
+		return "upstream " + name
+	}
+	return name
+}
+
+// program is a proxy on the node.
+type program struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(b)
+}
+
+func (p *program) says() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+// drain is how long the userspace mode lets its connections live on when it ends.
+const drain = 1500 * time.Millisecond
+
+// start starts the proxy; it ends with the test at the latest.
+func (st *stage) start(t *testing.T, m mode, more ...string) *program {
+	t.Helper()
+	args := []string{"--proxy-mode", m.name, "--hostname-override", "node-a",
+		"--cluster-cidr", "10.180.0.0/16,fd00:10:180::/64", "--iptables-min-sync-period", "0s",
+		"--manifest", st.files, "--userspace-drain", drain.String()}
+	return st.launch(t, st.binary, os.Getenv("PATH"), append(args, more...))
+}
+
+func (st *stage) launch(t *testing.T, binary, path string, args []string) *program {
+	t.Helper()
+	p := &program{ended: make(chan struct{})}
+	p.cmd = st.node.Command(context.Background(), binary, args...)
+	p.cmd.Env = append(os.Environ(), "PATH="+path)
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.WaitDelay = time.Second
+	check(t, p.cmd.Start())
+	go func() {
+		defer close(p.ended)
+		_ = p.cmd.Wait() // whoever ended it knows how
+	}()
+	t.Cleanup(func() {
+		p.end(t, syscall.SIGKILL)
+		if t.Failed() {
+			t.Logf("the log of %q:\n%s", args, p.says())
+		}
+	})
+	return p
+}
+
+// end ends the proxy by a signal and waits until it has.
+func (p *program) end(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	_ = p.cmd.Process.Signal(s) // fails if it has ended
+	until(t, "the end of the proxy", func() bool {
+		select {
+		case <-p.ended:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+var applied = regexp.MustCompile(`msg=applied family=(IPv[46])`)
+
+// inSync waits for the first sync of each family.
+func (p *program) inSync(t *testing.T) time.Duration {
+	t.Helper()
+	return until(t, "the first sync", func() bool {
+		families := map[string]bool{}
+		for _, m := range applied.FindAllStringSubmatch(p.says(), -1) {
+			families[m[1]] = true
+		}
+		select {
+		case <-p.ended:
+			t.Fatalf("the proxy has ended:\n%s", p.says())
+		default:
+		}
+		return len(families) == 2
+	})
+}
+
+// build builds the program as the image has it.
+func build(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("missing: root, for network namespaces")
+	}
+	binary := filepath.Join(t.TempDir(), "kube-proxy")
+	cmd := exec.Command("go", "build", "-o", binary, "./cmd/kube-proxy")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return binary
+}

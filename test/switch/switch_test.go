@@ -1,0 +1,226 @@
+package switching
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"switchyard/test/uml"
+)
+
+// longest is how long a way may be closed to new connects.
+const longest = time.Second
+
+// pairs are all ordered pairs of some modes.
+func pairs(all ...mode) (list [][2]mode) {
+	for _, from := range all {
+		for _, to := range all {
+			if from != to {
+				list = append(list, [2]mode{from, to})
+			}
+		}
+	}
+	return list
+}
+
+// TestSwitch changes from each mode to each other by a restart, under load.
+func TestSwitch(t *testing.T) {
+	st := setUp(t, build(t))
+	for _, p := range pairs(mode{name: "iptables", flavour: "nft"}, mode{name: "iptables", flavour: "legacy"}, mode{name: "userspace"}) {
+		st.try(t, p[0], p[1])
+	}
+}
+
+// builtProgram names the program to the tests that run in the other kernel.
+const builtProgram = "SWITCHYARD_SWITCH_PROGRAM"
+
+// TestSwitchIPVS is the same for the pairs with IPVS, in a kernel that has it.
+func TestSwitchIPVS(t *testing.T) {
+	o := uml.Options{Timeout: 10 * time.Minute}
+	if !uml.Inside() {
+		o.Env = []string{builtProgram + "=" + build(t)}
+	}
+	uml.Tests(t, o, uml.Case{Name: "Pairs", Test: func(t *testing.T) {
+		st := setUp(t, os.Getenv(builtProgram))
+		ipvs := mode{name: "ipvs"}
+		for _, other := range []mode{{name: "iptables", flavour: "legacy"}, {name: "userspace"}} {
+			st.try(t, ipvs, other)
+			st.try(t, other, ipvs)
+		}
+	}})
+}
+
+// try changes from one mode to another as a subtest.
+func (st *stage) try(t *testing.T, from, to mode) {
+	t.Helper()
+	// The flavour of a mode that names none is the other's: the kubelet's stays.
+	if from.flavour == "" {
+		from.flavour = to.flavour
+	}
+	if to.flavour == "" {
+		to.flavour = from.flavour
+	}
+	if from.flavour == "" {
+		from.flavour, to.flavour = flavours()[0], flavours()[0]
+	}
+	t.Run(fmt.Sprintf("%s to %s", from, to), func(t *testing.T) {
+		st.learn(t, to)
+		st.change(t, from, to)
+	})
+}
+
+// learn finds out what a mode makes of the node when it finds nothing, and whether
+// cleanup takes all of that away.
+func (st *stage) learn(t *testing.T, m mode) {
+	t.Helper()
+	if st.fresh[m] != "" {
+		return
+	}
+	st.hint(t, m.flavour)
+	st.clean[m.flavour] = st.dump(t)
+	p := st.start(t, m)
+	p.inSync(t)
+	last := ""
+	until(t, "nothing changes any more", func() bool {
+		before := last
+		time.Sleep(200 * time.Millisecond)
+		last = st.dump(t)
+		return last == before
+	})
+	p.end(t, syscall.SIGTERM)
+	st.cleanUp(t, m)
+	st.fresh[m] = last
+}
+
+// cleanUp runs cleanup twice: the first takes away all that the mode made, the second
+// finds nothing.
+func (st *stage) cleanUp(t *testing.T, m mode) {
+	t.Helper()
+	said := st.run(t, st.binary+" cleanup")
+	if d := difference(st.clean[m.flavour], st.dump(t)); d != "" {
+		t.Errorf("cleanup of %s: the node is not as it was:\n%s\nit said:\n%s", m, d, said)
+	}
+	if again := st.run(t, st.binary+" cleanup"); !strings.Contains(again, "nothing of ours") {
+		t.Errorf("a second cleanup of %s found: %s", m, again)
+	}
+	check(t, st.node.ForgetFlows())
+}
+
+// change is one restart in another mode.
+func (st *stage) change(t *testing.T, from, to mode) {
+	t.Helper()
+	st.hint(t, from.flavour)
+	before := st.begin(t, from)
+	streams := st.streams(t, from)
+	load := st.load(t)
+	time.Sleep(20 * every)
+	st.hint(t, to.flavour)
+	began := time.Now()
+	before.end(t, syscall.SIGTERM)
+	ended := time.Since(began)
+	after := st.start(t, to)
+	synced := after.inSync(t)
+	left := ""
+	cleared := until(t, "nothing of the old mode", func() bool {
+		left = difference(st.fresh[to], st.dump(t))
+		return left == "" || time.Since(began) > limit/2
+	})
+	if left != "" {
+		t.Errorf("the node is not as after a first start:\n%s", left)
+	}
+	time.Sleep(silence + 10*every) // what is cut is silent
+	load.end()
+	t.Logf("%s to %s: %d connects, %d failed %v, longest gap %s; the old process took %s to end, the new one %s to its first sync, %s more until nothing was left",
+		from, to, load.tried, load.failed, load.why, load.longest.Round(time.Millisecond),
+		ended.Round(time.Millisecond), synced.Round(time.Millisecond), cleared.Round(time.Millisecond))
+	if load.longest > longest*min(uml.Patience(), 4) {
+		t.Errorf("by %v nobody got through for %s", load.where, load.longest)
+	}
+	judge(t, streams, from, to)
+	after.end(t, syscall.SIGTERM)
+	st.cleanUp(t, to)
+}
+
+// begin starts the mode that is to be left.
+func (st *stage) begin(t *testing.T, m mode) *program {
+	t.Helper()
+	p := st.start(t, m)
+	p.inSync(t)
+	return p
+}
+
+// streams opens those that the mode can have.
+func (st *stage) streams(t *testing.T, m mode) (all []*stream) {
+	t.Helper()
+	for kind, w := range kinds {
+		all = append(all, st.dial(t, kind, w, 4)...)
+	}
+	if m.name == "iptables" {
+		all = append(all, st.dial(t, loopback, way{"node-a", "127.0.0.1:30041"}, 4)...)
+	}
+	return all
+}
+
+// judge compares what became of the streams with what docs/upgrade.md says.
+func judge(t *testing.T, streams []*stream, from, to mode) {
+	t.Helper()
+	live, ended := map[string]int{}, map[string]int{}
+	why := map[string]bool{}
+	for _, s := range streams {
+		if end := s.end(); end != "" {
+			ended[s.kind]++
+			why[end] = true
+		} else {
+			live[s.kind]++
+		}
+		_ = s.conn.Close()
+	}
+	t.Logf("connections that live: %v, that ended: %v", live, ended)
+	for kind := range kinds {
+		hold(t, promise(t, "Established connections", from, to), kind, live[kind], ended[kind])
+	}
+	if from.name == "iptables" {
+		hold(t, promise(t, "Connections to 127.0.0.1", from, to), loopback, live[loopback], ended[loopback])
+	}
+	for end := range why {
+		t.Logf("an end: %s", end)
+	}
+}
+
+// hold compares a cell of the page with what was seen.
+func hold(t *testing.T, cell, kind string, live, ended int) {
+	t.Helper()
+	switch {
+	case cell == "live" && ended == 0, cell == "end" && ended > 0:
+	default:
+		t.Errorf("%s: %d live and %d ended, and docs/upgrade.md says %q", kind, live, ended, cell)
+	}
+}
+
+// promise is what the page says of a change: a cell of the table under a heading.
+func promise(t *testing.T, heading string, from, to mode) string {
+	t.Helper()
+	page, err := os.ReadFile(root + "/docs/upgrade.md")
+	check(t, err)
+	_, section, _ := strings.Cut(string(page), "\n## "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var columns []string
+	for line := range strings.Lines(section) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if columns == nil && len(cells) > 1 {
+			columns = cells
+		}
+		for i, c := range cells[1:] {
+			if cells[0] == from.String() && columns[1+i] == to.String() {
+				return strings.Trim(c, "*")
+			}
+		}
+	}
+	return "nothing"
+}
