@@ -88,6 +88,8 @@ type Traffic struct {
 	Retries     int64 // endpoints that did not take a connection, so that another was tried
 	Failed      int64 // connections that no endpoint took
 	Refused     int64 // connections over a limit
+	Evicted     int64 // connections that made room for others: the longest idle of those never used, stuck or half closed
+	TimedOut    int64 // connections that were ended: their peer vanished, took nothing, or said nothing
 }
 
 // Report is what one Apply did.

@@ -7,7 +7,6 @@ import (
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 	"switchyard/proxier/aside"
-	"switchyard/userspace/relay"
 )
 
 // kernel is what the backend asks of the iptables programs; *ruleset.Tool.
@@ -22,7 +21,7 @@ type kernel interface {
 type carrier interface {
 	Add(want *proxier.State) []proxier.Note
 	Settle()
-	Stats() map[relay.Key]relay.Counters
+	Traffic() []proxier.Traffic
 	Close(drain time.Duration) error
 }
 
@@ -49,6 +48,7 @@ var (
 	_ proxier.Backend  = (*Backend)(nil)
 	_ proxier.Watcher  = (*Backend)(nil)
 	_ proxier.Resyncer = (*Backend)(nil)
+	_ proxier.Carrier  = (*Backend)(nil)
 )
 
 // Apply implements proxier.Backend. The relay knows a new service before the rules
@@ -75,8 +75,8 @@ func (b *Backend) Apply(ctx context.Context, want *proxier.State) (proxier.Repor
 	return a.report, nil
 }
 
-// Stats are the counters of every service port that is served.
-func (b *Backend) Stats() map[relay.Key]relay.Counters { return b.relay.Stats() }
+// Traffic implements proxier.Carrier.
+func (b *Backend) Traffic() []proxier.Traffic { return b.relay.Traffic() }
 
 // Forget implements proxier.Resyncer.
 func (b *Backend) Forget() { b.mem, b.base = nil, nil }

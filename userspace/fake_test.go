@@ -11,7 +11,6 @@ import (
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
-	"switchyard/userspace/relay"
 )
 
 // fakeKernel is as much of iptables-restore --noflush as the backend uses: a declared
@@ -117,5 +116,5 @@ type fakeRelay struct{ knows *proxier.State }
 
 func (r *fakeRelay) Add(s *proxier.State) []proxier.Note { r.knows = s; return nil }
 func (*fakeRelay) Settle()                               {}
-func (*fakeRelay) Stats() map[relay.Key]relay.Counters   { return nil }
+func (*fakeRelay) Traffic() []proxier.Traffic            { return nil }
 func (*fakeRelay) Close(time.Duration) error             { return nil }

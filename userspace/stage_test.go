@@ -128,8 +128,13 @@ func (l *lab) save() string {
 	return out
 }
 
-func counters(b *Backend, p proxier.Protocol) relay.Counters {
-	return b.Stats()[relay.Key{Name: proxier.ServicePort{Namespace: "default", Service: "web"}, Protocol: p}]
+func counters(b *Backend, p proxier.Protocol) proxier.Traffic {
+	for _, t := range b.Traffic() {
+		if t.Service == (proxier.ServicePort{Namespace: "default", Service: "web"}) && t.Protocol == p {
+			return t
+		}
+	}
+	return proxier.Traffic{}
 }
 
 var _ kernel = (*ruleset.Tool)(nil)

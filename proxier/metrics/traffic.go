@@ -42,5 +42,9 @@ func (m *Metrics) traffic() []prometheus.Collector {
 			counter, func(t proxier.Traffic) int64 { return t.Failed }),
 		one("switchyard_relay_refusals_total", "Connections over the limit of one service port.",
 			counter, func(t proxier.Traffic) int64 { return t.Refused }),
+		one("switchyard_relay_evictions_total", "Connections that made room for others.",
+			counter, func(t proxier.Traffic) int64 { return t.Evicted }),
+		one("switchyard_relay_timeouts_total", "Connections whose peer vanished, took nothing or said nothing for too long.",
+			counter, func(t proxier.Traffic) int64 { return t.TimedOut }),
 	}
 }

@@ -38,7 +38,7 @@ func FuzzPump(f *testing.F) {
 				who.data = append(who.data, byte(content.Uint32()))
 			}
 		}
-		if err := playBoth(t, testStore(), client, endpoint); err != nil {
+		if err := playBoth(t, client, endpoint); err != nil {
 			t.Fatalf("%v\nclient %v resets %t, endpoint %v resets %t", err, client.chunks, client.resets, endpoint.chunks, endpoint.resets)
 		}
 	})

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,45 +25,31 @@ const (
 // net.core.somaxconn.
 const backlog = 1 << 16
 
-// conn is a socket that the runtime's poller watches. fd may be used for calls that
-// do not wait, by whoever keeps the conn from being closed meanwhile.
-type conn struct {
-	fd   int
-	file *os.File
-	raw  syscall.RawConn
-}
+// socket is a TCP socket of the relay, by its number. No call on it waits.
+type socket int
 
-// adopt takes a non-blocking socket over. It is closed if that fails.
-func adopt(fd int, name string) (*conn, error) {
-	file := os.NewFile(uintptr(fd), name)
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("watch %s: %w", name, err), file.Close())
-	}
-	return &conn{fd, file, raw}, nil
-}
+// none is no socket.
+const none socket = -1
 
-func (c *conn) close() { _ = c.file.Close() }
+// close may leave bytes with the kernel that are still on their way.
+func (s socket) close() { _ = closeNow(int(s)) }
 
 // abort sends the peer a reset.
-func (c *conn) abort() { _ = disconnectNow(c.fd) }
+func (s socket) abort() { _ = disconnectNow(int(s)) }
 
-// wake ends all waiting on the socket, for good.
-func (c *conn) wake() { _ = c.file.SetDeadline(time.Unix(1, 0)) }
-
-// read and write do not wait: the error is EAGAIN.
-func (c *conn) read(b []byte) (int, error) {
+// read and write return EAGAIN if there is nothing, or no room.
+func (s socket) read(b []byte) (int, error) {
 	for {
-		n, err := readNow(c.fd, b)
+		n, err := readNow(int(s), b)
 		if err != unix.EINTR {
 			return n, err
 		}
 	}
 }
 
-func (c *conn) write(b []byte) (int, error) {
+func (s socket) write(b []byte) (int, error) {
 	for {
-		n, err := writeNow(c.fd, b)
+		n, err := sendNow(int(s), b)
 		if err != unix.EINTR {
 			return n, err
 		}
@@ -72,19 +57,27 @@ func (c *conn) write(b []byte) (int, error) {
 }
 
 // endWrite tells the peer that nothing more will come.
-func (c *conn) endWrite() error { return shutdownNow(c.fd, unix.SHUT_WR) }
-
-// hasPeer reports whether the connection stands, or one half of it.
-func (c *conn) hasPeer() bool { return hasPeerNow(c.fd) }
+func (s socket) endWrite() error { return shutdownNow(int(s), unix.SHUT_WR) }
 
 // pending takes the error that the kernel keeps for the socket.
-func (c *conn) pending() error {
+func (s socket) pending() error {
 	var b [4]byte
-	_, err := getNow(c.fd, unix.SOL_SOCKET, unix.SO_ERROR, b[:])
+	_, err := getNow(int(s), unix.SOL_SOCKET, unix.SO_ERROR, b[:])
 	if code := native32(b[:]); err == nil && code != 0 {
 		err = unix.Errno(code)
 	}
 	return err
+}
+
+// standing is how the peer stands to what was written; zero if the kernel does not
+// tell.
+func (s socket) standing() standing {
+	t, err := unix.GetsockoptTCPInfo(int(s), unix.SOL_TCP, unix.TCP_INFO)
+	if err != nil {
+		return standing{}
+	}
+	return standing{waiting: t.Notsent_bytes > 0, taken: t.Bytes_acked, flying: t.Unacked > 0,
+		quiet: time.Duration(t.Last_ack_recv) * time.Millisecond}
 }
 
 func domainOf(f proxier.Family) int {
@@ -107,7 +100,7 @@ func setAll(fd int, options ...option) error {
 }
 
 // keepalive are the options by which the kernel asks a silent peer. A client's socket
-// inherits them from the listener; an endpoint's gets them from the sweep, since most
+// inherits them from the listener; an endpoint's gets them at the first look, since most
 // connections are over by then.
 func keepalive() []option {
 	return []option{
@@ -122,25 +115,17 @@ func keepalive() []option {
 func noDelay() option { return option{unix.SOL_TCP, unix.TCP_NODELAY, 1} }
 
 // watchPeer has the kernel ask the peer whether it is there.
-func (c *conn) watchPeer() {
-	_ = c.raw.Control(func(fd uintptr) { _ = setAll(int(fd), keepalive()...) }) // it may have ended by now
-}
+func (s socket) watchPeer() { _ = setAll(int(s), keepalive()...) }
 
 // listenTCP opens the listener at all addresses of a family. Another process may
 // have the same port at the same time, if it belongs to the same user.
-func listenTCP(f proxier.Family, port uint16) (*conn, error) {
-	fd, err := unix.Socket(domainOf(f), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+func listenTCP(f proxier.Family, port uint16) (socket, error) {
+	fd, err := socketNow(domainOf(f), unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s TCP: %w", f, err)
+		return none, fmt.Errorf("listen on %s TCP: %w", f, err)
 	}
-	options := append(keepalive(), noDelay(),
-		option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
-	if f == proxier.IPv6 {
-		options = append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1}, option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1})
-	} else {
-		options = append(options, option{unix.SOL_IP, unix.IP_PKTINFO, 1})
-	}
-	err = setAll(fd, options...)
+	shared := option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
+	err = setAll(fd, append(listenerOptions(f), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, shared)...)
 	if err == nil {
 		err = unix.Bind(fd, sockaddrOf(netip.AddrPortFrom(unspecified(f), port)))
 	}
@@ -148,17 +133,26 @@ func listenTCP(f proxier.Family, port uint16) (*conn, error) {
 		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s TCP port %d: %w", f, port, err), unix.Close(fd))
+		return none, errors.Join(fmt.Errorf("listen on %s TCP port %d: %w", f, port, err), unix.Close(fd))
 	}
-	return adopt(fd, "listener")
+	return socket(fd), nil
+}
+
+// listenerOptions may be set again on a listener that stands.
+func listenerOptions(f proxier.Family) []option {
+	options := append(keepalive(), noDelay())
+	if f == proxier.IPv6 {
+		return append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1}, option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1})
+	}
+	return append(options, option{unix.SOL_IP, unix.IP_PKTINFO, 1})
 }
 
 // accept returns EAGAIN if nobody waits.
-func (c *conn) accept() (fd int, client netip.AddrPort, err error) {
+func (s socket) accept() (c socket, client netip.AddrPort, err error) {
 	for {
-		fd, client, err = acceptNow(c.fd)
+		fd, client, err := acceptNow(int(s))
 		if err != unix.EINTR && err != unix.ECONNABORTED {
-			return fd, client, err
+			return socket(fd), client, err
 		}
 	}
 }
@@ -167,13 +161,13 @@ func (c *conn) accept() (fd int, client netip.AddrPort, err error) {
 const soOriginalDst = 80
 
 // originalDst is the address that a client asked, before netfilter led it here.
-func originalDst(fd int, f proxier.Family) (netip.AddrPort, error) {
+func originalDst(s socket, f proxier.Family) (netip.AddrPort, error) {
 	level := unix.SOL_IP
 	if f == proxier.IPv6 {
 		level = unix.SOL_IPV6
 	}
 	var sa unix.RawSockaddrInet6
-	if err := getAddrNow(fd, level, soOriginalDst, &sa); err != nil {
+	if err := getAddrNow(int(s), level, soOriginalDst, &sa); err != nil {
 		return netip.AddrPort{}, fmt.Errorf("ask for the original destination: %w", err)
 	}
 	return addrPortOf(&sa), nil
@@ -193,54 +187,21 @@ func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// dialing is a connection on its way to an endpoint.
-type dialing struct {
-	to      netip.AddrPort
-	mark    int
-	timeout time.Duration
-}
-
-// connect makes a connection; its packets bear the mark.
-func (d dialing) connect(ns *namespace) (*conn, error) {
-	fd, err := ns.socket(domainOf(proxier.FamilyOf(d.to.Addr())), unix.SOCK_STREAM, unix.IPPROTO_TCP)
+// connect begins a connection; its packets bear the mark. Whether it comes about is
+// to be heard from the socket.
+func connect(to netip.AddrPort, mark int) (socket, error) {
+	fd, err := socketNow(domainOf(proxier.FamilyOf(to.Addr())), unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	if err = setAll(fd, noDelay(), option{unix.SOL_SOCKET, unix.SO_MARK, d.mark}); err == nil {
-		err = connectNow(fd, d.to)
+	if err = setAll(fd, noDelay(), option{unix.SOL_SOCKET, unix.SO_MARK, mark}); err == nil {
+		err = connectNow(fd, to)
 	}
 	if err != nil && err != unix.EINPROGRESS {
-		_ = unix.Close(fd)
-		return nil, err
+		_ = closeNow(fd)
+		return none, err
 	}
-	c, err := adopt(fd, "endpoint")
-	if err != nil || c.hasPeer() { // a pod of this node has answered by now
-		return c, err
-	}
-	if err := c.awaitPeer(d.timeout); err != nil {
-		c.abort()
-		c.close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// awaitPeer waits until a connection stands.
-func (c *conn) awaitPeer(timeout time.Duration) error {
-	if err := c.file.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
-	var failed error
-	err := c.raw.Write(func(uintptr) bool {
-		if failed = c.pending(); failed != nil {
-			return true
-		}
-		return c.hasPeer()
-	})
-	if err = errors.Join(failed, err); err != nil {
-		return err
-	}
-	return c.file.SetWriteDeadline(time.Time{})
+	return socket(fd), nil
 }
 
 // namespace is a network namespace other than the program's own; nil is that. Tests
@@ -278,6 +239,17 @@ func (ns *namespace) close() {
 	}
 }
 
+// enter moves the calling thread, which must end with its goroutine.
+func (ns *namespace) enter() error {
+	if ns == nil {
+		return nil
+	}
+	if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return nil
+}
+
 // do calls f on a thread in the namespace.
 func (ns *namespace) do(f func() error) error {
 	if ns == nil {
@@ -286,8 +258,8 @@ func (ns *namespace) do(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter the network namespace: %w", err)
+		if err := ns.enter(); err != nil {
+			done <- err
 			return
 		}
 		done <- f()
@@ -346,10 +318,10 @@ func newPipe() (*pipe, error) {
 func (p *pipe) close() { _, _ = unix.Close(p.r), unix.Close(p.w) }
 
 // fill takes what the socket has; 0 at its end, EAGAIN if it has nothing.
-func (p *pipe) fill(from *conn) (int, error) { return splice(from.fd, p.w, pipeSize) }
+func (p *pipe) fill(from socket) (int, error) { return splice(int(from), p.w, pipeSize) }
 
 // drain gives the socket what it takes of n bytes.
-func (p *pipe) drain(to *conn, n int) (int, error) { return splice(p.r, to.fd, n) }
+func (p *pipe) drain(to socket, n int) (int, error) { return splice(p.r, int(to), n) }
 
 func splice(from, to, n int) (int, error) {
 	for {
@@ -358,4 +330,13 @@ func splice(from, to, n int) (int, error) {
 			return m, err
 		}
 	}
+}
+
+// openNothing opens a file that is only there to be closed; -1 if there is none left.
+func openNothing() int {
+	fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
 }

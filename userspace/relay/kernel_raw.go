@@ -22,8 +22,28 @@ func readNow(fd int, b []byte) (int, error) {
 	return result(unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))))
 }
 
-func writeNow(fd int, b []byte) (int, error) {
-	return result(unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))))
+// sendNow raises no signal where the peer takes nothing any more.
+func sendNow(fd int, b []byte) (int, error) {
+	return result(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		unix.MSG_NOSIGNAL, 0, 0))
+}
+
+// closeNow does not wait on a socket that does not linger, nor on a pipe.
+func closeNow(fd int) error {
+	_, err := result(unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0))
+	return err
+}
+
+// pollNow returns how many events there are, 0 if there are none.
+func pollNow(epoll int, events []unix.EpollEvent) int {
+	n, _ := result(unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), 0, 0, 0))
+	return n
+}
+
+func watchNow(epoll, fd int, e *unix.EpollEvent) error {
+	_, err := result(unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(e)), 0, 0))
+	return err
 }
 
 func spliceNow(from, to, n int) (int, error) {
@@ -116,12 +136,4 @@ func getAddrNow(fd, level, name int, sa *unix.RawSockaddrInet6) error {
 	_, err := result(unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
 		uintptr(unsafe.Pointer(sa)), uintptr(unsafe.Pointer(&size)), 0))
 	return err
-}
-
-// hasPeerNow reports whether a connection stands, or one half of it.
-func hasPeerNow(fd int) bool {
-	var sa unix.RawSockaddrInet6
-	size := uint32(unsafe.Sizeof(sa))
-	_, err := result(unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))))
-	return err == nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -20,6 +21,30 @@ import (
 
 	"switchyard/proxier"
 )
+
+// conn is a UDP socket that the runtime's poller watches.
+type conn struct {
+	fd   int
+	file *os.File
+	raw  syscall.RawConn
+}
+
+// adopt takes a non-blocking socket over. It is closed if that fails.
+func adopt(fd int, name string) (*conn, error) {
+	file := os.NewFile(uintptr(fd), name)
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watch %s: %w", name, err), file.Close())
+	}
+	return &conn{fd, file, raw}, nil
+}
+
+func (c *conn) close() { _ = c.file.Close() }
+
+// read and write do not wait: the error is EAGAIN.
+func (c *conn) read(b []byte) (int, error) { return socket(c.fd).read(b) }
+
+func (c *conn) write(b []byte) (int, error) { return socket(c.fd).write(b) }
 
 // udpBuffer is how many bytes of datagrams may wait to be read.
 const udpBuffer = 4 << 20

@@ -21,7 +21,7 @@ func sendSockets(c *net.UnixConn, r *Relay) error {
 	}
 	var sent error
 	err = udp.Control(func(fd uintptr) {
-		_, _, sent = c.WriteMsgUnix([]byte{0}, unix.UnixRights(r.tcp.fd, int(fd)), nil)
+		_, _, sent = c.WriteMsgUnix([]byte{0}, unix.UnixRights(int(r.tcp), int(fd)), nil)
 	})
 	return errors.Join(err, sent)
 }
@@ -31,7 +31,7 @@ func receiveSockets(c *net.UnixConn) ([]int, error) {
 	if err := sameUser(c); err != nil {
 		return nil, err
 	}
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(handPatience)); err != nil {
 		return nil, err
 	}
 	buf, control := make([]byte, 1), make([]byte, 64)

@@ -1,9 +1,9 @@
 package relay
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +23,8 @@ type Options struct {
 	// PerService bounds the connections of one service port; 0: what the limit of
 	// open files allows, at most 65,536.
 	PerService int
+	// Warn takes lines for the log; nil: nobody listens.
+	Warn func(text string, args ...any)
 }
 
 // Relay carries the connections of one IP family. Add, Settle and Close are called
@@ -32,29 +34,32 @@ type Relay struct {
 	port       uint16
 	mark       int
 	perService int64
+	most       int64 // connections of all services
+	patience   patience
+	warn       func(text string, args ...any)
 	ns         *namespace
 	table      table
-	store      store
 	names      interfaceNames
 
-	tcp       *conn
+	tcp       socket
 	udp       *datagrams
 	post      *succession
+	workers   []*worker
+	working   sync.WaitGroup
 	listening sync.WaitGroup
 	closing   atomic.Bool
 	retired   sync.Once
-	swept     chan struct{} // closed: no more
 
 	last     *proxier.State
 	started  bool
 	replaced []*version // whose frontends may lead nowhere soon
 
 	mu       sync.Mutex
-	services map[Key]*service
-	current  map[Key]*version
-	links    map[*link]struct{}
-	taken    int           // connections accepted and not over: links, and those that want to be
-	left     chan struct{} // one of them has ended
+	services map[key]*service
+	current  map[key]*version
+
+	taken atomic.Int64  // connections accepted and not over
+	left  chan struct{} // the last of them has ended
 }
 
 // Open takes the port over from the process that has it, or opens it. Connections
@@ -71,14 +76,16 @@ func Open(o Options) (r *Relay, about string, err error) {
 	}
 	r = &Relay{
 		family: o.Family, port: o.Port, mark: 1 << o.MarkBit, ns: ns,
-		perService: int64(o.PerService),
-		table:      table{places: map[destination]place{}},
-		store:      store{pipes: make(pipes, maxSpare)},
-		services:   map[Key]*service{}, current: map[Key]*version{},
-		links: map[*link]struct{}{}, left: make(chan struct{}, 1), swept: make(chan struct{}),
+		perService: int64(o.PerService), most: connectionsOf(files), patience: usual(), warn: o.Warn,
+		tcp:   none,
+		table: table{places: map[destination]place{}}, left: make(chan struct{}, 1),
+		services: map[key]*service{}, current: map[key]*version{},
 	}
 	if r.perService == 0 {
-		r.perService = min(1<<16, connectionsOf(files)/2)
+		r.perService = min(1<<16, r.most/2)
+	}
+	if r.warn == nil {
+		r.warn = func(string, ...any) {}
 	}
 	inherited, err := r.openListeners()
 	if err != nil {
@@ -102,8 +109,8 @@ func (r *Relay) openListeners() (inherited bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if r.tcp, r.udp, err = r.post.inherit(r); err != nil || r.tcp != nil {
-		return r.tcp != nil, err
+	if r.tcp, r.udp, err = r.post.inherit(r); err != nil || r.tcp != none {
+		return r.tcp != none, err
 	}
 	if r.tcp, err = listenTCP(r.family, r.port); err != nil {
 		return false, err
@@ -112,9 +119,26 @@ func (r *Relay) openListeners() (inherited bool, err error) {
 	return false, err
 }
 
+// maxWorkers is enough to fill the network of any node.
+const maxWorkers = 8
+
+// work starts the workers.
+func (r *Relay) work() {
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
+		w, err := newWorker(r)
+		if err != nil {
+			r.warn("connections are carried by fewer workers", "workers", len(r.workers), "error", err)
+			return
+		}
+		r.workers = append(r.workers, w)
+		r.listening.Add(1)
+		r.working.Go(w.run)
+	}
+}
+
 // release closes what Open opened.
 func (r *Relay) release() {
-	if r.tcp != nil {
+	if r.tcp != none {
 		r.tcp.close()
 	}
 	if r.udp != nil {
@@ -136,12 +160,12 @@ func (r *Relay) Add(want *proxier.State) []proxier.Note {
 	r.table.setNode(&want.Node)
 	var changed []*service
 	proxier.EachChange(last.Services, want.Services, false, func(was, is *proxier.Service) {
-		key := keyOf(was, is)
+		k := keyOf(was, is)
 		r.mu.Lock()
-		old, s := r.current[key], r.services[key]
+		old, s := r.current[k], r.services[k]
 		if s == nil {
 			s = &service{flows: map[*flow]struct{}{}}
-			r.services[key] = s
+			r.services[k] = s
 		}
 		r.mu.Unlock()
 		if old != nil {
@@ -154,7 +178,7 @@ func (r *Relay) Add(want *proxier.State) []proxier.Note {
 			changed = append(changed, s)
 		}
 		r.mu.Lock()
-		r.current[key] = next
+		r.current[k] = next
 		r.mu.Unlock()
 	})
 	if r.last != nil && !sameNodePorts(&last.Node, &want.Node) {
@@ -169,11 +193,11 @@ func (r *Relay) Add(want *proxier.State) []proxier.Note {
 	return notes
 }
 
-func keyOf(was, is *proxier.Service) Key {
+func keyOf(was, is *proxier.Service) key {
 	if is == nil {
 		is = was
 	}
-	return Key{is.Name, is.Protocol}
+	return key{is.Name, is.Protocol}
 }
 
 func sameNodePorts(a, b *proxier.Node) bool {
@@ -197,13 +221,13 @@ func (r *Relay) Settle() {
 	var gone []*service
 	for _, v := range r.replaced {
 		r.table.drop(v)
-		key := Key{v.spec.Name, v.spec.Protocol}
+		k := key{v.spec.Name, v.spec.Protocol}
 		r.mu.Lock()
-		if s := r.services[key]; s != nil {
+		if s := r.services[k]; s != nil {
 			gone = append(gone, s)
-			if r.current[key] == nil {
-				delete(r.services, key)
-				delete(r.current, key)
+			if r.current[k] == nil {
+				delete(r.services, k)
+				delete(r.current, k)
 			}
 		}
 		r.mu.Unlock()
@@ -212,47 +236,41 @@ func (r *Relay) Settle() {
 	r.udp.review(gone)
 	if !r.started {
 		r.started = true
-		r.listening.Add(1)
-		go r.acceptTCP(r.tcp)
-		go r.sweepUntil(r.swept)
+		r.work()
 		r.udp.start()
 		r.post.succeed(r)
 	}
 }
 
-// Stats are the counters of every service port that the relay knows.
-func (r *Relay) Stats() map[Key]Counters {
+// Traffic is what every service port that the relay knows has carried.
+func (r *Relay) Traffic() []proxier.Traffic {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	stats := make(map[Key]Counters, len(r.services))
+	all := make([]proxier.Traffic, 0, len(r.services))
 	for key, s := range r.services {
-		stats[key] = s.counters.snapshot()
+		t := s.counters.snapshot()
+		t.Service, t.Protocol = key.name, key.protocol
+		all = append(all, t)
 	}
-	return stats
+	return all
 }
 
 // Close ends the relay. TCP connections may go on for the time of drain, and as long
-// as no other process has taken the port over new ones are taken; what is left then
-// gets a reset. UDP flows end at once.
+// as no other process has taken the port over new ones are taken, but for the last
+// moments; what is left then gets a reset. UDP flows end at once.
 func (r *Relay) Close(drain time.Duration) error {
 	start := time.Now()
-	r.waitForLinks(drain)
+	r.waitForLinks(drain - min(drain/2, r.patience.goodbye))
 	r.retire()
-	// What was accepted last may have come after the last look.
-	r.waitForLinks(max(0, drain-time.Since(start)))
-	r.mu.Lock()
-	for l := range r.links {
-		l.cut()
+	r.waitForLinks(drain - time.Since(start))
+	for _, w := range r.workers {
+		w.cutAll.Store(true)
+		w.poller.wake()
 	}
-	r.mu.Unlock()
-	r.waitForLinks(time.Second)
-	r.store.closing.flush()
+	r.working.Wait()
 	r.udp.close()
 	r.post.close()
 	r.ns.close()
-	if n := r.takenCount(); n > 0 {
-		return fmt.Errorf("close relay: %w", errors.New("connections do not end"))
-	}
 	return nil
 }
 
@@ -261,8 +279,10 @@ func (r *Relay) Close(drain time.Duration) error {
 func (r *Relay) retire() {
 	r.retired.Do(func() {
 		r.closing.Store(true)
-		close(r.swept)
-		r.tcp.wake()
+		for _, w := range r.workers {
+			w.stopAccepting.Store(true)
+			w.poller.wake()
+		}
 		r.udp.stop()
 		r.listening.Wait()
 		r.tcp.close()
@@ -274,7 +294,7 @@ func (r *Relay) isClosing() bool { return r.closing.Load() }
 // waitForLinks waits until no connection is left, or the time is over.
 func (r *Relay) waitForLinks(limit time.Duration) {
 	timeout := time.After(limit)
-	for r.takenCount() > 0 {
+	for r.taken.Load() > 0 {
 		select {
 		case <-timeout:
 			return
@@ -283,49 +303,24 @@ func (r *Relay) waitForLinks(limit time.Duration) {
 	}
 }
 
-func (r *Relay) takenCount() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.taken
-}
-
-// take counts a connection that was accepted. One that is on its way to its endpoint
-// is waited for as one that has it.
-func (r *Relay) take() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.taken++
-}
-
+// drop counts a connection out.
 func (r *Relay) drop() {
-	r.mu.Lock()
-	r.taken--
-	r.mu.Unlock()
+	if r.taken.Add(-1) > 0 {
+		return
+	}
 	select {
 	case r.left <- struct{}{}:
 	default:
 	}
 }
 
-func (r *Relay) enter(l *link) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.links[l] = struct{}{}
-}
-
-func (r *Relay) leave(l *link) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.links, l)
-}
-
 // interfaceOf is the name of the interface by which a connection came in; "" where no
 // decision asks for it.
-func (r *Relay) interfaceOf(fd int) string {
+func (r *Relay) interfaceOf(s socket) string {
 	if !r.table.asksInterfaces() {
 		return ""
 	}
-	return r.names.of(r.ns, incomingInterface(fd, r.family))
+	return r.names.of(r.ns, incomingInterface(int(s), r.family))
 }
 
 // packet is what a Frontend is asked about.

@@ -11,31 +11,23 @@ import (
 	"switchyard/proxier"
 )
 
-// Key names a service port.
-type Key struct {
-	Name     proxier.ServicePort
-	Protocol proxier.Protocol
+// key names a service port.
+type key struct {
+	name     proxier.ServicePort
+	protocol proxier.Protocol
 }
 
-// Counters are what a service port has carried since the relay first knew it. UDP
-// flows count as connections.
-type Counters struct {
-	Active      int64 // connections at this moment
-	Connections int64 // accepted, whatever became of them
-	Received    int64 // bytes from clients
-	Sent        int64 // bytes to clients
-	Retries     int64 // endpoints that did not take a connection, and another was tried
-	Failed      int64 // connections that no endpoint took
-	Refused     int64 // connections over the limit of one service
-}
-
+// counters are what proxier.Traffic tells of a service port.
 type counters struct {
-	active, connections, received, sent, retries, failed, refused atomic.Int64
+	active, connections, received, sent, retries, failed, refused, evicted, timedOut atomic.Int64
 }
 
-func (c *counters) snapshot() Counters {
-	return Counters{c.active.Load(), c.connections.Load(), c.received.Load(), c.sent.Load(),
-		c.retries.Load(), c.failed.Load(), c.refused.Load()}
+func (c *counters) snapshot() proxier.Traffic {
+	return proxier.Traffic{
+		Active: c.active.Load(), Connections: c.connections.Load(), Received: c.received.Load(), Sent: c.sent.Load(),
+		Retries: c.retries.Load(), Failed: c.failed.Load(), Refused: c.refused.Load(),
+		Evicted: c.evicted.Load(), TimedOut: c.timedOut.Load(),
+	}
 }
 
 // service is what outlives the versions of one service port.

@@ -34,7 +34,7 @@ type succession struct {
 const taken = 't'
 
 // patience bounds what one process waits for the other.
-const patience = 2 * time.Second
+const handPatience = 2 * time.Second
 
 func openSuccession(f proxier.Family, port uint16) (*succession, error) {
 	return &succession{family: f, name: fmt.Sprintf("@switchyard-relay-%d-%d", f, port)}, nil
@@ -44,35 +44,32 @@ func (s *succession) address() *net.UnixAddr { return &net.UnixAddr{Name: s.name
 
 // inherit takes the listeners of the process that has them; none, without an error,
 // if there is no such process, or it is another user's.
-func (s *succession) inherit(r *Relay) (*conn, *datagrams, error) {
+func (s *succession) inherit(r *Relay) (socket, *datagrams, error) {
 	c, err := net.DialUnix("unix", nil, s.address())
 	if err != nil {
-		return nil, nil, nil //nolint:nilerr // nobody is there
+		return none, nil, nil //nolint:nilerr // nobody is there
 	}
 	fds, err := receiveSockets(c)
 	if err != nil {
-		return nil, nil, c.Close() // what it is, it does not hand over
+		return none, nil, c.Close() // what it is, it does not hand over
 	}
-	tcp, err := adopt(fds[0], "listener")
-	if err != nil {
-		return nil, nil, errors.Join(err, c.Close())
-	}
+	tcp := socket(fds[0])
 	file := os.NewFile(uintptr(fds[1]), "datagrams")
 	pc, err := net.FilePacketConn(file)
 	_ = file.Close()
 	if err != nil {
 		tcp.close()
-		return nil, nil, errors.Join(fmt.Errorf("take over the UDP socket: %w", err), c.Close())
+		return none, nil, errors.Join(fmt.Errorf("take over the UDP socket: %w", err), c.Close())
 	}
 	udp, ok := pc.(*net.UDPConn)
 	if !ok {
 		tcp.close()
-		return nil, nil, errors.Join(errors.New("take over the UDP socket: it is none"), pc.Close(), c.Close())
+		return none, nil, errors.Join(errors.New("take over the UDP socket: it is none"), pc.Close(), c.Close())
 	}
 	d, err := newDatagrams(r, udp)
 	if err != nil {
 		tcp.close()
-		return nil, nil, errors.Join(err, c.Close())
+		return none, nil, errors.Join(err, c.Close())
 	}
 	s.before = c
 	return tcp, d, nil
@@ -87,7 +84,7 @@ func (s *succession) succeed(r *Relay) {
 	s.mu.Unlock()
 	if before != nil {
 		_, _ = before.Write([]byte{taken})
-		_ = before.SetReadDeadline(time.Now().Add(patience))
+		_ = before.SetReadDeadline(time.Now().Add(handPatience))
 		_, _ = before.Read(make([]byte, 1)) // its end: the name is free
 		_ = before.Close()
 	}

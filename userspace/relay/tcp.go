@@ -2,7 +2,6 @@ package relay
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -15,67 +14,60 @@ import (
 	"switchyard/proxier"
 )
 
-// How long a client's connection waits for an endpoint. An endpoint that refuses
-// costs nothing; of one that does not answer the second SYN, sent after a second, is
-// waited for. Where there is no other to try the whole time is given to it.
-const (
-	tryTime     = 1500 * time.Millisecond
-	connectTime = 6 * time.Second
-	maxTries    = 4
-)
+// maxTries is how many endpoints a client's connection is offered to.
+const maxTries = 4
 
-// acceptTCP takes connections until the relay gives its listeners up.
-func (r *Relay) acceptTCP(l *conn) {
-	defer r.listening.Done()
-	_ = l.raw.Read(func(uintptr) bool {
-		for {
-			fd, client, err := l.accept()
-			switch {
-			case err == nil:
-				r.take()
-				go r.serveTCP(fd, client)
-			case err == unix.EAGAIN:
-				return r.isClosing()
-			case err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM:
-				time.Sleep(10 * time.Millisecond) // they wait, and others end
-			default:
-				return true
-			}
+// accept takes connections that wait.
+func (w *worker) accept() {
+	for range acceptBatch {
+		if !w.accepting {
+			return
 		}
-	})
+		c, client, err := w.relay.tcp.accept()
+		switch {
+		case err == nil:
+			w.receive(c, client)
+		case isShortage(err):
+			w.refuseOne(err)
+		default:
+			return
+		}
+	}
 }
 
-// serveTCP carries one connection from its beginning to its end.
-func (r *Relay) serveTCP(fd int, client netip.AddrPort) {
-	defer r.drop()
-	c, err := adopt(fd, "client")
-	if err != nil {
-		return
-	}
-	dst, err := originalDst(fd, r.family)
-	if err != nil {
+// isShortage tells what the node lacks from what is wrong with one connection.
+func isShortage(err error) bool {
+	return err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM
+}
+
+// receive makes a link of a connection, or resets it.
+func (w *worker) receive(c socket, client netip.AddrPort) {
+	q, err := w.ask(c, client)
+	if err != nil || q.fate.Verdict != proxier.Forward { // the rules let it in while they changed
 		c.abort()
 		c.close()
 		return
 	}
-	p := proxier.Packet{Protocol: proxier.TCP, Src: client.Addr(), Dst: dst, In: r.interfaceOf(fd)}
-	at, fate := r.table.decide(p)
-	if fate.Verdict != proxier.Forward {
-		c.abort() // the rules let it in while they changed
-		c.close()
-		return
+	count := &q.at.service.counters
+	count.connections.Add(1)
+	count.active.Add(1)
+	w.relay.taken.Add(1)
+	var l *link
+	admitted := w.admit(q.at.service)
+	if admitted {
+		l, err = w.begin(c)
 	}
-	s := at.service
-	s.counters.connections.Add(1)
-	if s.counters.active.Add(1) > r.perService {
-		s.counters.refused.Add(1)
-		s.counters.active.Add(-1)
+	if !admitted || err != nil {
+		count.refused.Add(1)
+		count.active.Add(-1)
+		w.relay.drop()
 		c.abort()
 		c.close()
 		return
 	}
-	r.join(c, &request{at: at, fate: fate, client: client, asked: dst})
-	s.counters.active.Add(-1)
+	l.service = q.at.service
+	l.search = &search{request: q, began: w.now}
+	w.try(l)
 }
 
 // request is what a client wants.
@@ -85,59 +77,127 @@ type request struct {
 	client, asked netip.AddrPort
 }
 
-// join finds the client an endpoint and carries bytes between the two.
-func (r *Relay) join(client *conn, q *request) {
-	remote, ep := r.reach(q)
-	if remote == nil {
-		client.abort()
-		client.close()
-		return
+// ask finds out what a client wants.
+func (w *worker) ask(c socket, client netip.AddrPort) (request, error) {
+	r := w.relay
+	dst, err := originalDst(c, r.family)
+	if err != nil {
+		return request{}, err
 	}
-	ep.active.Add(1)
-	defer ep.active.Add(-1)
-	count := &q.at.service.counters
-	l := &link{client: *client, endpoint: *remote}
-	l.up = half{from: &l.client, to: &l.endpoint, store: &r.store, moved: &count.received}
-	l.down = half{from: &l.endpoint, to: &l.client, store: &r.store, moved: &count.sent}
-	r.enter(l)
-	defer r.leave(l)
-	if q.at.version.spec.ProxyProtocol && l.up.writeAll(proxyHeader(q)) != nil {
-		l.cut()
-	}
-	l.carry()
+	p := proxier.Packet{Protocol: proxier.TCP, Src: client.Addr(), Dst: dst, In: r.interfaceOf(c)}
+	at, fate := r.table.decide(p)
+	return request{at: at, fate: fate, client: client, asked: dst}, nil
 }
 
-// reach connects to an endpoint: the one that the client had, or the next one; if that
-// does not take the connection, to another. It returns nil if none does.
-func (r *Relay) reach(q *request) (*conn, *endpoint) {
-	var tried []*endpoint
-	start := time.Now()
-	pool := q.at.version.pool(&q.fate)
-	for now := start; len(tried) < maxTries; now = time.Now() {
-		left := connectTime - now.Sub(start)
-		ep := q.at.service.pick(q, pool, pick{now, tried})
-		if ep == nil || left <= 0 {
-			break
-		}
-		if len(tried) > 0 {
-			q.at.service.counters.retries.Add(1)
-		}
-		tried = append(tried, ep)
-		if len(tried) < min(maxTries, len(pool.endpoints)) {
-			left = min(left, tryTime)
-		}
-		c, err := dialing{ep.addr, r.mark, left}.connect(r.ns)
+// search is the way to an endpoint: the one that the client had, or the next one; if
+// that does not take the connection, another.
+type search struct {
+	request request
+	began   time.Time
+	tried   []*endpoint // the last one is being tried
+	room    [maxTries]*endpoint
+}
+
+// try connects a link to its next endpoint. An endpoint that fails at once is followed
+// by another.
+func (w *worker) try(l *link) {
+	for l.course.phase == seeking {
+		err := w.tryOne(l)
 		if err == nil {
-			ep.forgive()
-			q.at.service.keep(q, ep, now)
-			return c, ep
+			return
 		}
-		if isEndpointsFault(err) {
-			ep.shun(time.Now())
+		if w.fault(l, err) == breakOff {
+			w.end(l, true)
 		}
 	}
-	q.at.service.counters.failed.Add(1)
-	return nil, nil
+}
+
+// errNone: there is no endpoint to try, or no time.
+var errNone = errors.New("no endpoint is left")
+
+// tryOne begins a connection to the next endpoint.
+func (w *worker) tryOne(l *link) error {
+	s := l.search
+	pool := s.request.at.version.pool(&s.request.fate)
+	left := w.patience.connect - w.now.Sub(s.began)
+	ep := l.service.pick(&s.request, pool, pick{w.now, s.tried})
+	if ep == nil || left <= 0 {
+		return errNone
+	}
+	if s.tried == nil {
+		s.tried = s.room[:0]
+	} else {
+		l.service.counters.retries.Add(1)
+	}
+	s.tried = append(s.tried, ep)
+	if len(s.tried) < min(maxTries, len(pool.endpoints)) {
+		left = min(left, w.patience.try) // else there is no other: the whole time is given to it
+	}
+	c, err := connect(ep.addr, w.relay.mark)
+	if err != nil {
+		return err
+	}
+	w.set(l, w.now.Add(left))
+	return w.attach(l, ofEndpoint, c)
+}
+
+// answered handles what happens to a link that seeks.
+func (w *worker) answered(l *link, at which) {
+	s := &l.sides[at]
+	switch {
+	case at == ofClient && s.fault:
+		w.do(l, l.course.fail())
+	case at == ofClient:
+	case s.fault:
+		w.refused(l, s.socket.pending())
+	case s.out:
+		w.do(l, l.course.connected())
+	}
+}
+
+// refused gives up an endpoint that did not take the connection.
+func (w *worker) refused(l *link, why error) {
+	w.do(l, w.fault(l, why))
+}
+
+// fault notes why an endpoint did not take a connection, and says what is to be done.
+func (w *worker) fault(l *link, why error) deed {
+	s := l.search
+	if side := &l.sides[ofEndpoint]; side.socket != none {
+		side.socket.abort()
+		side.socket.close()
+		side.socket = none
+	}
+	if isEndpointsFault(why) {
+		s.tried[len(s.tried)-1].shun(time.Now())
+	}
+	if isShortage(why) {
+		w.complain("no file is left for a connection to an endpoint: its client is refused", why)
+		l.service.counters.refused.Add(1)
+		return l.course.fail()
+	}
+	another := why != errNone && len(s.tried) < maxTries
+	if !another {
+		l.service.counters.failed.Add(1)
+	}
+	return l.course.refused(another)
+}
+
+// join begins to carry: the endpoint has taken the connection.
+func (w *worker) join(l *link) {
+	q := &l.search.request
+	l.endpoint = l.search.tried[len(l.search.tried)-1]
+	l.endpoint.forgive()
+	l.endpoint.active.Add(1)
+	l.service.keep(q, l.endpoint, w.now)
+	if q.at.version.spec.ProxyProtocol {
+		up := &l.halves[ofClient]
+		up.rest, up.kept = proxyHeader(q), true
+		w.count(l, ofClient, len(up.rest))
+	}
+	l.search = nil
+	w.set(l, w.now.Add(w.patience.look))
+	w.carry(l)
 }
 
 // isEndpointsFault tells an endpoint that is down from a node that has no port, file
@@ -184,6 +244,3 @@ func proxyHeader(q *request) []byte {
 	}
 	return b
 }
-
-// String names a counter key for logs.
-func (k Key) String() string { return fmt.Sprintf("%s %s", k.Name, k.Protocol) }

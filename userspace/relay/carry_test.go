@@ -8,16 +8,17 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"switchyard/proxier"
 )
 
 // pair is a TCP connection: the end of an application, and the end of the relay.
-func pair(t testing.TB) (*net.TCPConn, *conn) {
+func pair(t testing.TB) (*net.TCPConn, socket) {
 	t.Helper()
 	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -41,36 +42,67 @@ func pair(t testing.TB) (*net.TCPConn, *conn) {
 	if err := raw.Control(func(own uintptr) { fd, err = unix.Dup(int(own)) }); err != nil {
 		t.Fatal(err)
 	}
-	c, err := adopt(fd, "test")
+	return app, socket(fd)
+}
+
+// bridge is a link at work between two applications, alone with its worker.
+type bridge struct {
+	client, endpoint *net.TCPConn
+	worker           *worker
+	service          *service
+	over             chan struct{} // the link has ended
+}
+
+func newBridge(t testing.TB, p patience) *bridge {
+	t.Helper()
+	r := &Relay{patience: p, tcp: none, perService: 10, most: 10, left: make(chan struct{}, 1), warn: func(string, ...any) {}}
+	w, err := newWorker(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return app, c
-}
-
-// bridge is a link at work between two applications.
-type bridge struct {
-	client, endpoint *net.TCPConn
-	link             *link
-	over             chan struct{} // the link has ended
-	received, sent   atomic.Int64
-}
-
-func newBridge(t testing.TB, s *store) *bridge {
-	t.Helper()
-	b := &bridge{over: make(chan struct{})}
-	var left, right *conn
+	b := &bridge{worker: w, service: &service{}, over: make(chan struct{})}
+	var left, right socket
 	b.client, left = pair(t)
 	b.endpoint, right = pair(t)
-	b.link = &link{client: *left, endpoint: *right}
-	b.link.up = half{from: &b.link.client, to: &b.link.endpoint, store: s, moved: &b.received}
-	b.link.down = half{from: &b.link.endpoint, to: &b.link.client, store: s, moved: &b.sent}
+	b.join(t, left, right)
+	r.listening.Add(1)
+	r.working.Go(w.run)
 	go func() {
-		b.link.carry()
+		<-r.left
 		close(b.over)
 	}()
-	t.Cleanup(func() { _, _ = b.client.Close(), b.endpoint.Close() })
+	t.Cleanup(func() {
+		_, _ = b.client.Close(), b.endpoint.Close()
+		b.cut()
+		r.working.Wait()
+	})
 	return b
+}
+
+// join makes a link before its worker runs.
+func (b *bridge) join(t testing.TB, left, right socket) {
+	t.Helper()
+	w := b.worker
+	l, err := w.begin(left)
+	if err == nil {
+		err = w.attach(l, ofEndpoint, right)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.relay.taken.Add(1)
+	b.service.counters.active.Add(1)
+	ep := &endpoint{}
+	l.service, l.search = b.service, &search{tried: []*endpoint{ep}}
+	l.search.request.at.version = &version{spec: &proxier.Service{}}
+	w.do(l, l.course.connected())
+}
+
+// cut resets the link, if it is not over, and ends its worker.
+func (b *bridge) cut() {
+	b.worker.stopAccepting.Store(true)
+	b.worker.cutAll.Store(true)
+	b.worker.poller.wake()
 }
 
 func (b *bridge) ends(t testing.TB) {
@@ -82,11 +114,9 @@ func (b *bridge) ends(t testing.TB) {
 	}
 }
 
-func testStore() *store { return &store{pipes: make(pipes, maxSpare)} }
-
 // TestHalfClose holds that the end of one direction leaves the other alone.
 func TestHalfClose(t *testing.T) {
-	b := newBridge(t, testStore())
+	b := newBridge(t, usual())
 	if _, err := b.client.Write([]byte("question")); err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +137,8 @@ func TestHalfClose(t *testing.T) {
 		t.Fatalf("client read %q, %v", got, err)
 	}
 	b.ends(t)
-	if b.received.Load() != 8 || b.sent.Load() != 6 {
-		t.Errorf("counted %d and %d bytes", b.received.Load(), b.sent.Load())
+	if c := b.service.counters.snapshot(); c.Received != 8 || c.Sent != 6 || c.Active != 0 {
+		t.Errorf("counted %+v", c)
 	}
 }
 
@@ -136,7 +166,7 @@ func TestReset(t *testing.T) {
 			func(b *bridge) (_, _ *net.TCPConn) { return b.client, b.endpoint }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBridge(t, testStore())
+			b := newBridge(t, usual())
 			if test.before != nil {
 				if err := test.before(b); err != nil {
 					t.Fatal(err)
@@ -230,19 +260,18 @@ func (p part) play(c *net.TCPConn) (got []byte, end error) {
 func TestBytes(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	s := testStore()
 	for n := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, n))
 		client, endpoint := randomPart(rng), randomPart(rng)
-		if err := playBoth(t, s, client, endpoint); err != nil {
+		if err := playBoth(t, client, endpoint); err != nil {
 			t.Fatalf("seed %d, round %d: %v\nclient %v resets %t, endpoint %v resets %t", seed, n, err,
 				client.chunks, client.resets, endpoint.chunks, endpoint.resets)
 		}
 	}
 }
 
-func playBoth(t *testing.T, s *store, client, endpoint part) error {
-	b := newBridge(t, s)
+func playBoth(t *testing.T, client, endpoint part) error {
+	b := newBridge(t, usual())
 	defer func() { _, _ = b.client.Close(), b.endpoint.Close() }()
 	var wait sync.WaitGroup
 	var down, up []byte
@@ -276,7 +305,7 @@ func judge(who string, got []byte, end error, writer, reader part) error {
 
 // TestHeldUp holds that a link ends although one side takes no bytes, when it is cut.
 func TestHeldUp(t *testing.T) {
-	b := newBridge(t, testStore())
+	b := newBridge(t, usual())
 	go func() {
 		for {
 			if _, err := b.client.Write(make([]byte, 1<<20)); err != nil {
@@ -285,7 +314,7 @@ func TestHeldUp(t *testing.T) {
 		}
 	}()
 	time.Sleep(100 * time.Millisecond)
-	b.link.cut()
+	b.cut()
 	b.ends(t)
 	if err := until(b.endpoint); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the endpoint saw %v", err)
@@ -298,7 +327,7 @@ func TestWithoutPipes(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	b := newBridge(t, testStore())
+	b := newBridge(t, usual())
 	highest, err := unix.Dup(0)
 	if err != nil {
 		t.Fatal(err)
