@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"switchyard/test/bench/contest"
@@ -18,27 +20,23 @@ import (
 	"switchyard/test/kubeapi"
 )
 
-// bench makes the whole run and its reports.
-func bench(ctx context.Context, o options) error {
+// bench makes the whole run. What was measured before an error is in the run.
+func bench(ctx context.Context, o options) (*record.Run, error) {
 	run := &record.Run{Began: time.Now(), Machine: record.LookAround(ctx, programs(o)...), Arguments: o.arguments,
 		Contestants: nameAll(o.contestants), Reference: o.reference}
 	run.Machine.Commit = cmp.Or(version, run.Machine.Commit)
 	dir, err := os.MkdirTemp("", "proxybench.")
 	if err != nil {
-		return err
+		return run, err
 	}
-	b := &benchmark{options: o, run: run, dir: dir, show: newProgress(os.Stderr)}
+	b := &benchmark{options: o, run: run, dir: dir, show: newProgress(os.Stderr), gaveUp: map[string]error{}}
 	err = b.sizes(ctx)
 	b.show.close()
 	if o.keepLogs {
 		fmt.Fprintln(os.Stderr, "logs are in", dir)
-	} else {
-		err = errors.Join(err, os.RemoveAll(dir))
+		return run, err
 	}
-	if len(run.Samples) > 0 {
-		err = errors.Join(err, publish(run, o))
-	}
-	return err
+	return run, errors.Join(err, os.RemoveAll(dir))
 }
 
 // programs are those whose versions belong to a result.
@@ -57,21 +55,33 @@ type benchmark struct {
 	run     *record.Run
 	dir     string
 	show    *progress
+	// gaveUp has those that did not come up at some size: they are not asked again at
+	// that one or a larger one.
+	gaveUp map[string]error
 }
 
+// sizes are measured from small to large, each with its part of the time that is left.
 func (b *benchmark) sizes(ctx context.Context) error {
-	for _, n := range b.options.services {
+	left, end := len(b.options.services)*len(b.options.endpoints), time.Now().Add(b.options.atMost)
+	for _, n := range slices.Sorted(slices.Values(b.options.services)) {
 		for _, m := range b.options.endpoints {
-			if err := b.size(ctx, n, m); err != nil {
+			share := time.Duration(math.MaxInt64)
+			if b.options.atMost > 0 {
+				share = time.Until(end) / time.Duration(left)
+			}
+			if err := b.size(ctx, n, m, share); err != nil {
 				return fmt.Errorf("%d services of %d endpoints: %w", n, m, err)
 			}
+			left--
 		}
 	}
 	return nil
 }
 
-// size fills a control plane of its own and lets the contestants take turns.
-func (b *benchmark) size(ctx context.Context, n, m int) (err error) {
+// size fills a control plane of its own and lets the contestants take turns: once, and
+// again as often as is wanted and fits into the time.
+func (b *benchmark) size(ctx context.Context, n, m int, share time.Duration) (err error) {
+	began := time.Now()
 	l, err := load.New(n, m)
 	if err != nil {
 		return err
@@ -87,10 +97,14 @@ func (b *benchmark) size(ctx context.Context, n, m int) (err error) {
 	}
 	b.show.visits(fmt.Sprintf("%d × %d", n, m), b.options.rounds*len(b.options.contestants))
 	for round := range b.options.rounds {
+		start := time.Now()
 		for _, c := range b.options.contestants {
 			if err := b.visit(ctx, s, turn{c, round}); err != nil {
 				return err
 			}
+		}
+		if time.Since(began)+time.Since(start) > share {
+			break
 		}
 	}
 	return nil
@@ -165,6 +179,15 @@ type turn struct {
 
 // visit lets one contestant show what it can. That it failed is a result.
 func (b *benchmark) visit(ctx context.Context, s *site, t turn) (err error) {
+	defer b.show.step()
+	emit := func(sample record.Sample) {
+		sample.Services, sample.Endpoints, sample.Round = s.load.Services, s.load.Endpoints, t.round
+		b.run.Samples = append(b.run.Samples, sample)
+	}
+	if err := b.gaveUp[t.contestant.Name]; err != nil {
+		emit(record.Sample{Contestant: t.contestant.Name, Measure: measure.ColdStart, Metric: measure.ToInSync, Unit: "s", Error: err.Error()})
+		return nil
+	}
 	stage := s.stage
 	stage.Dir = filepath.Join(s.dir, fmt.Sprintf("%s.%d", t.contestant.Name, t.round))
 	if err := os.Mkdir(stage.Dir, 0o755); err != nil {
@@ -181,19 +204,18 @@ func (b *benchmark) visit(ctx context.Context, s *site, t turn) (err error) {
 	defer func() { err = errors.Join(err, runner.Close()) }()
 	v := measure.Visit{
 		Contestant: t.contestant, Runner: runner, Street: stage.Street, Load: s.load, Sink: s.sink,
-		Effort: b.options.effort, Wanted: b.options.measures,
+		Effort: b.options.effort, Wanted: b.options.wanted(t.contestant),
 		Random: rand.New(rand.NewPCG(b.options.seed, uint64(t.round))),
-		Emit: func(sample record.Sample) {
-			sample.Services, sample.Endpoints, sample.Round = s.load.Services, s.load.Endpoints, t.round
-			b.run.Samples = append(b.run.Samples, sample)
-		},
-		Doing: func(what string) { b.show.doing(fmt.Sprintf("%s, round %d: %s", t.contestant.Name, t.round+1, what)) },
+		Emit:   emit,
+		Doing:  func(what string) { b.show.doing(fmt.Sprintf("%s, round %d: %s", t.contestant.Name, t.round+1, what)) },
 	}
-	defer b.show.step()
-	if err := v.Run(ctx); ctx.Err() != nil {
+	switch err := v.Run(ctx); {
+	case ctx.Err() != nil:
 		return err
-	} else if err != nil {
-		v.Emit(record.Sample{Contestant: t.contestant.Name, Measure: "visit", Metric: "failed", Error: err.Error()})
+	case errors.Is(err, measure.ErrNotUp):
+		b.gaveUp[t.contestant.Name] = fmt.Errorf("%w with %d services", err, s.load.Services)
+	case err != nil:
+		emit(record.Sample{Contestant: t.contestant.Name, Measure: "visit", Metric: "failed", Error: err.Error()})
 	}
 	return nil
 }

@@ -33,17 +33,16 @@ func hasIPVS() bool {
 	return err == nil || exec.Command("modprobe", "-q", "ip_vs").Run() == nil
 }
 
-// runInside makes the whole run in User Mode Linux by this very program, and its
-// reports here.
-func runInside(ctx context.Context, o options) error {
+// runInside makes a run in User Mode Linux by this very program.
+func runInside(ctx context.Context, o options) (*record.Run, error) {
 	fmt.Fprintln(os.Stderr, "This kernel has no IPVS: all contestants run in User Mode Linux. Compare ratios only.")
 	program, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	temp, err := os.MkdirTemp("", "proxybench-uml-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(temp)
 	// The last --out counts. TMPDIR is not this machine's: what only the run needs
@@ -54,18 +53,22 @@ func runInside(ctx context.Context, o options) error {
 		Memory: o.umlMemory,
 		Log:    func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}, program, args...)
-	f, err := os.Open(filepath.Join(temp, "results.json"))
+	run, err := readRun(filepath.Join(temp, "results.json"))
 	if err != nil {
-		return errors.Join(failed, err)
-	}
-	defer f.Close()
-	run, err := record.ReadJSON(f)
-	if err != nil {
-		return errors.Join(failed, err)
+		return nil, errors.Join(failed, err)
 	}
 	run.Arguments = o.arguments
 	run.Machine.Kernel += " (User Mode Linux)"
-	return errors.Join(failed, publish(run, o))
+	return run, failed
+}
+
+func readRun(path string) (*record.Run, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return record.ReadJSON(f)
 }
 
 // settleInside prepares User Mode Linux: cgroups, which nobody has mounted there, and

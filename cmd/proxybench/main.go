@@ -2,6 +2,11 @@
 // any kube-proxy, ours in each mode, the bare kernel and no proxy at all, side by
 // side in one lab.
 //
+//	proxybench          a run: what the flags say
+//	proxybench targets  the rows that this project promises, beside upstream
+//	proxybench guard    the cheap ratios against test/bench/baseline.json
+//	proxybench report   one report of several runs
+//
 //	flags ─► for each size: API server (or manifests), filled once
 //	            └► for each round, for each contestant in turn (A B A B):
 //	                  street.New ─► contest.Open ─► measure.Visit ─► record.Sample
@@ -25,6 +30,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"switchyard/test/bench/contest"
+	"switchyard/test/bench/record"
 	"switchyard/test/uml"
 )
 
@@ -50,21 +56,37 @@ func main() {
 	}
 }
 
-// dispatch calls a verb: guard, or the benchmark itself if none is named.
+// dispatch calls a verb: the benchmark itself if none is named.
 func dispatch(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "guard" {
-		return runGuard(ctx, args[1:], os.Stdout)
+	if len(args) > 0 {
+		switch args[0] {
+		case "guard":
+			return runGuard(ctx, args[1:], os.Stdout)
+		case "targets":
+			return runTargets(ctx, args[1:], os.Stdout)
+		case "report":
+			return runReport(args[1:], os.Stdout)
+		}
 	}
 	o, err := parse(args, os.Stderr)
 	if err != nil {
 		return err
 	}
-	switch {
-	case needsKernel(o):
+	run, err := measureAll(ctx, o)
+	if run != nil && len(run.Samples) > 0 {
+		err = errors.Join(err, publish(run, o))
+	}
+	return err
+}
+
+// measureAll makes a run in this kernel, or in one that has what it needs.
+func measureAll(ctx context.Context, o options) (*record.Run, error) {
+	if needsKernel(o) {
 		return runInside(ctx, o)
-	case uml.Inside():
+	}
+	if uml.Inside() {
 		if err := settleInside(&o); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	return bench(ctx, o)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -26,16 +27,19 @@ type options struct {
 	contestants         []contest.Contestant
 	reference           string
 	measures            []string
-	rounds              int
-	seed                uint64
-	source              string
-	out                 string
-	apiserver           string
-	keepLogs            bool
-	noTables            bool
-	umlMemory           string
-	effort              measure.Effort
-	arguments           []string
+	// only are the measures of contestants that do not take all.
+	only      map[string][]string
+	atMost    time.Duration
+	rounds    int
+	seed      uint64
+	source    string
+	out       string
+	apiserver string
+	keepLogs  bool
+	noTables  bool
+	umlMemory string
+	effort    measure.Effort
+	arguments []string
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -53,6 +57,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.StringVar(&o.reference, "reference", "", "the contestant that ratios are to (default: the first)")
 	fs.StringSliceVar(&o.measures, "measure", measure.Names(), "what is measured")
 	fs.IntVarP(&o.rounds, "rounds", "r", 3, "how often each contestant has its turn")
+	fs.DurationVar(&o.atMost, "at-most", 0, "begin no round that would end after so long in all; each size has one at least (0: no limit)")
 	fs.Uint64Var(&o.seed, "seed", 1, "of what is chosen at random")
 	fs.StringVar(&o.source, "source", fromAPI, "where contestants watch: api, or manifest (ours only)")
 	fs.StringVarP(&o.out, "out", "o", "", "a folder for results: results.json, results.csv, plots and report.html")
@@ -78,12 +83,22 @@ func parse(args []string, out io.Writer) (options, error) {
 }
 
 func effortFlags(fs *pflag.FlagSet, e *measure.Effort) {
-	fs.DurationVar(&e.Timeout, "timeout", e.Timeout, "how long a contestant may take to be in sync")
+	fs.DurationVar(&e.GiveUp, "give-up", e.GiveUp, "how long a contestant may take to be in sync; one that takes longer is not asked again")
+	fs.DurationVar(&e.Budget, "budget", e.Budget, "how long a measure that repeats something may go on (0: no limit)")
+	fs.DurationVar(&e.IdleFor, "idle", e.IdleFor, "how long idle lasts")
 	fs.IntVar(&e.Changes, "changes", e.Changes, "changes of one endpoint, in change and change-zero")
 	fs.IntVar(&e.Churn, "churn", e.Churn, "changes in churn")
 	fs.Float64Var(&e.ChurnRate, "churn-rate", e.ChurnRate, "changes a second in churn")
 	fs.IntVar(&e.Connects, "connects", e.Connects, "connects for each position")
 	fs.DurationVar(&e.Lasting, "seconds", e.Lasting, "how long throughput and parallel connects last")
+}
+
+// wanted are the measures of a contestant.
+func (o *options) wanted(c contest.Contestant) []string {
+	if only, ok := o.only[c.Name]; ok {
+		return only
+	}
+	return o.measures
 }
 
 func (o *options) check() error {

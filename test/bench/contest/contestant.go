@@ -87,6 +87,10 @@ type Usage struct {
 	CPU  time.Duration
 	RSS  int64 // bytes, now
 	Peak int64 // bytes, the largest sum of RSS of all processes since the last Start
+	// Charged is the most that the kernel has charged the cgroup with since the last
+	// Start, page cache and kernel memory included, and Kernel the kernel memory that it
+	// is charged with now, rules included: bytes; 0 where the kernel does not tell.
+	Charged, Kernel int64
 }
 
 // Parse reads a contestant: "name=path,mode=iptables,tables=nft,arg=--v=2", or the

@@ -55,10 +55,12 @@ func openFloor(c Contestant, s Stage) (*floor, error) {
 	return &floor{stage: s, tables: c.Tables, account: a}, nil
 }
 
-// Start restores everything. Once it stands a second start has nothing to do.
+// Start restores everything. Once it stands a second start only reads it back, which
+// is what anybody has to do who means to leave it alone.
 func (f *floor) Start(context.Context, Settings) error {
 	if f.done != nil {
-		return nil
+		f.account.begin()
+		return f.readBack()
 	}
 	perCommit := 0
 	if f.tables == NFT {
@@ -78,7 +80,7 @@ func (f *floor) Start(context.Context, Settings) error {
 	last := bytes.LastIndex(text, []byte("COMMIT\n"))
 	text = append(text[:last:last], "-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\nCOMMIT\n"...)
 	f.done = make(chan struct{})
-	f.account.peak.Store(0)
+	f.account.begin()
 	cmd, err := f.begin(text)
 	if err != nil {
 		return err
@@ -102,6 +104,16 @@ func (f *floor) add(store *cluster.Store, i int) {
 func render(store *cluster.Store, perCommit int) ([]byte, error) {
 	state := compile.New(proxier.IPv4, compile.Options{}).Compile(store.Snapshot(), floorNode)
 	return iptables.RenderIn(state, proxier.Settings{MasqueradeBit: 14}, perCommit)
+}
+
+func (f *floor) readBack() error {
+	cmd := f.stage.command("iptables-" + f.tables + "-save")
+	f.account.admit(cmd, syscall.SysProcAttr{})
+	cmd.Stderr = &bytes.Buffer{}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start iptables-save: %w", err)
+	}
+	return finish(cmd)
 }
 
 // Changed writes the chains of service i that are not as they stand.
@@ -169,7 +181,7 @@ func difference(was, now ownChains) string {
 
 func (f *floor) begin(input []byte) (*exec.Cmd, error) {
 	cmd := f.stage.command("iptables-"+f.tables+"-restore", "--noflush", "-w", "5")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.account.dir.Fd())}
+	f.account.admit(cmd, syscall.SysProcAttr{})
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &bytes.Buffer{}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start iptables-restore: %w", err)
@@ -179,7 +191,7 @@ func (f *floor) begin(input []byte) (*exec.Cmd, error) {
 
 func finish(cmd *exec.Cmd) error {
 	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("iptables-restore: %w: %s", err, cmd.Stderr)
+		return fmt.Errorf("%s: %w: %s", cmd, err, cmd.Stderr)
 	}
 	return nil
 }

@@ -53,14 +53,14 @@ func (p *program) Start(_ context.Context, s Settings) error {
 		return err
 	}
 	defer log.Close()
-	p.account.peak.Store(0)
+	p.account.begin()
 	cmd := p.stage.command(p.contestant.Path, args...)
 	if s.Tally {
 		if err := p.tally(cmd); err != nil {
 			return err
 		}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, UseCgroupFD: true, CgroupFD: int(p.account.dir.Fd())}
+	p.account.admit(cmd, syscall.SysProcAttr{Setpgid: true})
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.contestant.Name, err)

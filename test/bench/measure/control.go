@@ -28,10 +28,19 @@ func (v *Visit) coldStart(ctx context.Context) error {
 		return err
 	}
 	used := v.Runner.Usage()
-	v.emit(ColdStart, "to in sync", "s", took.Seconds())
+	v.emit(ColdStart, ToInSync, "s", took.Seconds())
 	v.emit(ColdStart, "CPU", "s", (used.CPU - before).Seconds())
-	v.emit(ColdStart, "peak RSS", "MiB", float64(used.Peak)/mebibyte)
+	v.emitPeaks(ColdStart, used)
 	return nil
+}
+
+// emitPeaks emits the two peaks of memory: the sum over the processes, and what the
+// kernel charges them with.
+func (v *Visit) emitPeaks(measure string, used contest.Usage) {
+	v.emit(measure, "peak RSS", "MiB", float64(used.Peak)/mebibyte)
+	if used.Charged > 0 {
+		v.emit(measure, "peak charged", "MiB", float64(used.Charged)/mebibyte)
+	}
 }
 
 // idle is what a contestant needs while nothing changes.
@@ -69,7 +78,8 @@ func (v *Visit) changeZero(ctx context.Context) error {
 func (v *Visit) changes(ctx context.Context, measure string, rest time.Duration) error {
 	var latency []float64
 	before := v.Runner.Usage().CPU
-	for range v.Effort.Changes {
+	began := time.Now()
+	for !v.enough(len(latency), began) {
 		// A moment at random: no contestant's timer shall be in step with us.
 		err := pause(ctx, rest+time.Duration(v.Random.IntN(50))*time.Millisecond)
 		if err != nil {
@@ -87,8 +97,18 @@ func (v *Visit) changes(ctx context.Context, measure string, rest time.Duration)
 	}
 	used := v.Runner.Usage().CPU - before
 	v.emitQuantiles(measure, "latency", "ms", latency)
-	v.emit(measure, "CPU for each", "ms", used.Seconds()*1000/float64(v.Effort.Changes))
+	v.emit(measure, "CPU for each", "ms", used.Seconds()*1000/float64(len(latency)))
 	return nil
+}
+
+// fewest are the changes that are made even if time is short.
+const fewest = 3
+
+// enough reports whether so many changes will do: all that are wanted, or a few that
+// took the measure's whole time.
+func (v *Visit) enough(made int, since time.Time) bool {
+	spent := v.Effort.Budget > 0 && time.Since(since) > v.Effort.Budget
+	return made >= v.Effort.Changes || made >= fewest && spent
 }
 
 // changeOne replaces an endpoint of service i and returns the time from when that
@@ -118,7 +138,7 @@ func (v *Visit) turn(ctx context.Context, i int) (netip.Addr, time.Time, error) 
 // until connects to service i until a pod answers, without a pause: of M endpoints
 // it is met after M connects on average.
 func (v *Visit) until(ctx context.Context, i int, pod netip.Addr) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("%s: the new endpoint %s does not answer", load.Name(i), pod))
+	ctx, cancel := context.WithTimeoutCause(ctx, v.Effort.GiveUp, fmt.Errorf("%s: the new endpoint %s does not answer", load.Name(i), pod))
 	defer cancel()
 	return v.Street.Walk(func(w *street.Walker) error {
 		for {
@@ -153,7 +173,9 @@ func (v *Visit) churn(ctx context.Context) error {
 	if err := v.quiet(ctx); err != nil {
 		return err
 	}
-	v.emit(Churn, "CPU", "s", (v.Runner.Usage().CPU - before).Seconds())
+	used := (v.Runner.Usage().CPU - before).Seconds()
+	v.emit(Churn, "CPU", "s", used)
+	v.emit(Churn, "CPU for each", "ms", used*1000/float64(v.Effort.Churn))
 	v.emit(Churn, "until right", "ms", right.Seconds()*1000)
 	return v.transactions(Churn, generation)
 }

@@ -2,6 +2,7 @@ package measure
 
 import (
 	"context"
+	"time"
 
 	"switchyard/test/bench/contest"
 )
@@ -23,7 +24,8 @@ func (v *Visit) programs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for range v.Effort.Changes {
+	made := 0
+	for began := time.Now(); !v.enough(made, began); made++ {
 		if _, err := v.changeOne(ctx, v.Random.IntN(v.Load.Services)); err != nil {
 			return err
 		}
@@ -35,7 +37,7 @@ func (v *Visit) programs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n := float64(v.Effort.Changes)
+	n := float64(made)
 	v.emit(Programs, "at a restart", "", float64(restart.Programs))
 	v.emit(Programs, "input at a restart", "KiB", float64(restart.Input)/1024)
 	v.emit(Programs, "for each change", "", float64(all.Programs-restart.Programs)/n)

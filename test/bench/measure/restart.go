@@ -14,8 +14,8 @@ import (
 // with nothing changed, and once with a change that it missed, by which one can
 // tell from outside when it is in sync.
 func (v *Visit) restart(ctx context.Context) error {
-	if err := v.restartUnchanged(ctx); err != nil {
-		return err
+	if err := v.restartUnchanged(ctx); err != nil || v.Contestant.Kind == contest.Floor {
+		return err // the floor watches nothing, so it misses nothing
 	}
 	if err := v.stop(); err != nil {
 		return err
@@ -32,7 +32,7 @@ func (v *Visit) restart(ctx context.Context) error {
 	if err := v.until(ctx, i, pod); err != nil {
 		return err
 	}
-	v.emit(Restart, "to in sync", "s", time.Since(start).Seconds())
+	v.emit(Restart, ToInSync, "s", time.Since(start).Seconds())
 	return v.quiet(ctx)
 }
 
@@ -51,18 +51,36 @@ func (v *Visit) restartUnchanged(ctx context.Context) error {
 		err = pause(ctx, v.Effort.RestartFor)
 	}
 	if err == nil {
-		err = v.quiet(ctx)
+		err = v.settle(ctx)
 	}
 	tried, failed := around.end()
+	if err == nil {
+		err = v.quiet(ctx)
+	}
 	if err != nil {
 		return err
 	}
 	used := v.Runner.Usage()
 	v.emit(Restart, "CPU", "s", (used.CPU - before).Seconds())
-	v.emit(Restart, "peak RSS", "MiB", float64(used.Peak)/mebibyte)
+	v.emitPeaks(Restart, used)
 	v.emit(Restart, "connects", "", float64(tried))
 	v.emit(Restart, "failed connects", "", float64(failed))
 	return v.transactions(Restart, generation)
+}
+
+// settle waits until a contestant is quiet, but not for one that the connects alone
+// keep busy: a relay.
+func (v *Visit) settle(ctx context.Context) error {
+	const most = 30 * time.Second
+	if v.Contestant.Mode == "userspace" {
+		return nil
+	}
+	short, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	if err := v.quiet(short); err != nil && short.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // connecting is a client that connects all the time.

@@ -43,6 +43,9 @@ func (v *Visit) size(ctx context.Context) error {
 			}
 		}
 	}
+	if kernel := v.Runner.Usage().Kernel; kernel > 0 {
+		v.emit(Size, "kernel memory", "MiB", float64(kernel)/mebibyte)
+	}
 	if v.Contestant.Kind == contest.Program {
 		return v.ended()
 	}

@@ -30,6 +30,10 @@ const (
 	Programs   = "programs"
 )
 
+// ToInSync is the metric of ColdStart and Restart: the time until the last service
+// answers, in seconds.
+const ToInSync = "to in sync"
+
 // Names lists all measures in the order in which they are taken.
 func Names() []string {
 	return []string{ColdStart, Idle, Size, Connect, Throughput, Scheduler, Change, Churn, Restart, ChangeZero, Programs}
@@ -37,7 +41,8 @@ func Names() []string {
 
 // Effort is how much each measure does.
 type Effort struct {
-	Timeout    time.Duration // until in sync
+	GiveUp     time.Duration // how long a contestant may take to be right
+	Budget     time.Duration // of one measure that repeats something; 0: no limit
 	Changes    int           // of change and change-zero
 	Churn      int           // changes of churn
 	ChurnRate  float64       // a second
@@ -49,9 +54,12 @@ type Effort struct {
 
 // DefaultEffort is what a run does if nobody says otherwise.
 func DefaultEffort() Effort {
-	return Effort{Timeout: 10 * time.Minute, Changes: 20, Churn: 1000, ChurnRate: 50, Connects: 2000,
+	return Effort{GiveUp: 2 * time.Minute, Changes: 20, Churn: 1000, ChurnRate: 50, Connects: 2000,
 		Lasting: 2 * time.Second, IdleFor: 5 * time.Second, RestartFor: 4 * time.Second}
 }
+
+// ErrNotUp is that not all services answered within Effort.GiveUp of the start.
+var ErrNotUp = errors.New("not up")
 
 // Visit is one contestant on one street.
 type Visit struct {
@@ -87,20 +95,20 @@ func (v *Visit) steps() []step {
 		{Scheduler, v.scheduler, all[:2]},
 		{Change, v.change, all[:1]},
 		{Churn, v.churn, all[:1]},
-		{Restart, v.restart, all[:1]},
+		{Restart, v.restart, all[:2]},
 		{ChangeZero, v.changeZero, all[:2]},
 		{Programs, v.programs, all[:1]},
 	}
 }
 
 // Run takes all wanted measures. One that fails is recorded and does not keep the
-// others from being taken, unless the contestant does not run any more.
+// others from being taken, unless the contestant never came up (ErrNotUp) or does not
+// run any more.
 func (v *Visit) Run(ctx context.Context) error {
 	if err := v.coldStart(ctx); ctx.Err() != nil {
 		return context.Cause(ctx)
 	} else if err != nil {
-		v.fail(ColdStart, err)
-		return nil
+		return v.neverUp(err)
 	}
 	for _, s := range v.steps() {
 		if !slices.Contains(v.Wanted, s.name) || !slices.Contains(s.on, v.Contestant.Kind) {
@@ -113,6 +121,19 @@ func (v *Visit) Run(ctx context.Context) error {
 		if err := errors.Join(ctx.Err(), v.ended()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// neverUp records why a contestant did not come up, in the place of the time it took.
+func (v *Visit) neverUp(err error) error {
+	gaveUp := errors.Is(err, ErrNotUp)
+	if gaveUp {
+		err = fmt.Errorf("%w after %v", ErrNotUp, v.Effort.GiveUp)
+	}
+	v.Emit(record.Sample{Contestant: v.Contestant.Name, Measure: ColdStart, Metric: ToInSync, Unit: "s", Error: err.Error()})
+	if gaveUp {
+		return err
 	}
 	return nil
 }
@@ -150,7 +171,7 @@ func (v *Visit) start(ctx context.Context, s contest.Settings) (time.Duration, e
 	if err := v.Runner.Start(ctx, s); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, v.Effort.Timeout, fmt.Errorf("not in sync after %v", v.Effort.Timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, v.Effort.GiveUp, ErrNotUp)
 	defer cancel()
 	err := v.inSync(ctx)
 	return time.Since(start), err
@@ -194,7 +215,7 @@ func (v *Visit) sample(n int) []int {
 // 300 ms, twice in a row.
 func (v *Visit) quiet(ctx context.Context) error {
 	const window, most = 300 * time.Millisecond, 15 * time.Millisecond
-	deadline := time.Now().Add(v.Effort.Timeout)
+	deadline := time.Now().Add(v.Effort.GiveUp)
 	for calm := 0; calm < 2; {
 		before := v.Runner.Usage().CPU
 		if err := pause(ctx, window); err != nil {
@@ -205,7 +226,7 @@ func (v *Visit) quiet(ctx context.Context) error {
 			calm = 0
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("still at work after %v", v.Effort.Timeout)
+			return fmt.Errorf("still at work after %v", v.Effort.GiveUp)
 		}
 	}
 	return nil

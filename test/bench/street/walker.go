@@ -56,6 +56,9 @@ func (w *Walker) visit(to netip.AddrPort, ask bool) (Met, error) {
 	}
 	start := time.Now()
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+	if errors.Is(err, unix.EINTR) {
+		err = settle(fd)
+	}
 	met := Met{Took: time.Since(start)}
 	if err != nil {
 		return met, fmt.Errorf("connect to %s: %w", to, err)
@@ -76,4 +79,27 @@ func (w *Walker) visit(to netip.AddrPort, ask bool) (Met, error) {
 	}
 	met.Pod = netip.AddrFrom4(pod)
 	return met, nil
+}
+
+// settle waits for the end of a connect that a signal interrupted: it goes on, and
+// cannot be called again. Go's runtime sends threads signals of its own.
+func settle(fd int) error {
+	for end := time.Now().Add(Patience); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return unix.ETIMEDOUT
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(left.Milliseconds())+1)
+		if n == 0 || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		status, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || status == 0 {
+			return err
+		}
+		return unix.Errno(status)
+	}
 }
