@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build install-deps run test torture soak image bench proxybench lint fmt clean update
+.PHONY: help build install-deps run test torture soak image proxybench bench bench-targets bench-report bench-guard gobench lint fmt clean update
 
 help: ## show this
 	@echo 'Switchyard: a kube-proxy.'
@@ -49,7 +49,7 @@ soak: install-deps build ## 2,000 Services for a while: memory, goroutines, file
 image: ## build the container image (IMAGE=registry/kube-proxy:version); needs docker
 	docker build --build-arg VERSION='$(VERSION)' -t '$(IMAGE)' .
 
-bench: ## run the Go benchmarks
+gobench: ## run the Go benchmarks (ARGS=./proxier/cluster/ for one package)
 	$(GO) test -run '^$$' -bench . -benchmem $(or $(ARGS),./...)
 
 bin/upstream-kube-proxy:
@@ -58,10 +58,44 @@ bin/upstream-kube-proxy:
 bin/kube-apiserver:
 	cd test/apiserver && $(GO) build -o ../../bin/kube-apiserver .
 
-proxybench: build bin/upstream-kube-proxy bin/kube-apiserver ## modes side by side, with upstream's (ARGS='-n 1000 -m 10 -c iptables -c upstream-iptables -o out')
-	@bash test/install.sh etcd-server
+proxybench: install-deps build bin/upstream-kube-proxy bin/kube-apiserver
+	@bash test/install.sh etcd-server ipvsadm
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/proxybench ./cmd/proxybench
-	@$(SUDO) bin/proxybench $(ARGS)
+
+# How much each measure does where many contestants share little time.
+BRIEF = --changes 7 --budget 8s --churn 250 --connects 1000 --seconds 1s --idle 3s --visit 50s --give-up 60s
+
+BENCH = -n 100,1000 -m 5 $(BRIEF) --at-most 10m -o bin/bench \
+	-c upstream-iptables -c iptables -c userspace -c upstream-nftables -c floor -c direct \
+	$(if $(wildcard /proc/net/ip_vs),-c ipvs -c upstream-ipvs)
+
+bench: proxybench ## which mode, at which size, on this kernel? about 10 minutes, tables, plots and bin/bench/report.html (ARGS='-n 1000 -c iptables -c ipvs -o out')
+	@$(SUDO) bin/proxybench $(or $(ARGS),$(BENCH))
+
+bench-targets: proxybench ## what we promise beside upstream, row by row (ARGS='--row 3,12')
+	@$(SUDO) bin/proxybench targets $(ARGS)
+
+# Sizes, and how long each of the two kernels may take.
+SIZES ?= 100,1000,10000
+UML_SIZES ?= 100,1000
+HOST_TIME ?= 12m
+UML_TIME ?= 5m
+
+bench-report: proxybench ## make docs/benchmarks anew: 20 minutes on a machine that does nothing else
+	@bash test/install.sh user-mode-linux kmod
+	@$(SUDO) bin/proxybench -n $(SIZES) -m 5 -r 2 $(BRIEF) --at-most $(HOST_TIME) --no-tables -o bin/report/host \
+		-c upstream-iptables -c iptables -c upstream-iptables-legacy -c iptables-legacy \
+		-c upstream-nftables -c userspace -c floor -c floor-legacy -c direct \
+		--measure coldstart,idle,size,connect,throughput,scheduler,change,churn,restart,change-zero
+	@$(SUDO) bin/proxybench -n $(UML_SIZES) -m 5 -r 1 $(BRIEF) --changes 3 --connects 300 --churn 100 --at-most $(UML_TIME) --no-tables -o bin/report/uml \
+		-c upstream-ipvs -c ipvs -c iptables-legacy -c floor-ipvs -c direct \
+		--measure coldstart,size,connect,change-zero,churn
+	@bin/proxybench report -o docs/benchmarks --preface docs/benchmarks/preface.md \
+		--plot coldstart-cpu-m5,change-zero-latency-p50-m5,connect-random-p50-m5,restart-cpu-m5 bin/report/host/results.json bin/report/uml/results.json
+
+bench-guard: ## the cheap ratios must not be worse than test/bench/baseline.json; under 5 minutes, part of make test
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/proxybench ./cmd/proxybench
+	@$(SUDO) bin/proxybench guard $(ARGS)
 
 lint: ## go vet, gofmt, staticcheck
 	$(GO) vet ./...

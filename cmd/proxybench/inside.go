@@ -77,7 +77,7 @@ func settleInside(o *options) error {
 	for i := range o.contestants {
 		c := &o.contestants[i]
 		switch {
-		case c.Kind == contest.Direct || c.Tables == contest.Legacy:
+		case c.Kind == contest.Direct || c.Kind == contest.Floor && c.Mode == "ipvs" || c.Tables == contest.Legacy:
 		case c.Mode == "iptables" || c.Mode == "nftables":
 			return fmt.Errorf("contestant %s: User Mode Linux has no nft tables: give it tables=legacy, or leave IPVS to a run of its own", c.Name)
 		default:
@@ -87,5 +87,6 @@ func settleInside(o *options) error {
 	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
 		return fmt.Errorf("mount cgroups: %w", err)
 	}
+	_ = os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0) // a kernel without it tells no more than processes do
 	return nil
 }

@@ -39,8 +39,10 @@ import (
 var version string
 
 func main() {
-	if status, ok := contest.Relay(); ok {
-		os.Exit(status)
+	for _, errand := range []func() (int, bool){contest.Relay, contest.Bare} {
+		if status, ok := errand(); ok {
+			os.Exit(status)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

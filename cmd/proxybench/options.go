@@ -85,6 +85,7 @@ func parse(args []string, out io.Writer) (options, error) {
 func effortFlags(fs *pflag.FlagSet, e *measure.Effort) {
 	fs.DurationVar(&e.GiveUp, "give-up", e.GiveUp, "how long a contestant may take to be in sync; one that takes longer is not asked again")
 	fs.DurationVar(&e.Budget, "budget", e.Budget, "how long a measure that repeats something may go on (0: no limit)")
+	fs.DurationVar(&e.Visit, "visit", e.Visit, "how long a contestant's turn may have taken for another measure to begin (0: no limit)")
 	fs.DurationVar(&e.IdleFor, "idle", e.IdleFor, "how long idle lasts")
 	fs.IntVar(&e.Changes, "changes", e.Changes, "changes of one endpoint, in change and change-zero")
 	fs.IntVar(&e.Churn, "churn", e.Churn, "changes in churn")

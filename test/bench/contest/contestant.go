@@ -34,7 +34,7 @@ type Contestant struct {
 	Name string
 	Kind Kind
 	Path string // Program: the binary
-	Mode string // Program: the proxy mode; Floor: iptables
+	Mode string // Program: the proxy mode; Floor: iptables or ipvs
 	// Tables is the flavour of the iptables programs.
 	Tables string
 	// Args are passed to the program besides.
@@ -141,6 +141,7 @@ func Known(ours, upstream string) []Contestant {
 		program("upstream-ipvs", upstream, "ipvs", NFT),
 		{Name: "floor", Kind: Floor, Mode: "iptables", Tables: NFT},
 		{Name: "floor-legacy", Kind: Floor, Mode: "iptables", Tables: Legacy},
+		{Name: "floor-ipvs", Kind: Floor, Mode: "ipvs"},
 		{Name: "direct", Kind: Direct},
 	}
 }
@@ -158,6 +159,9 @@ func (c Contestant) Open(s Stage) (Runner, error) {
 	case Direct:
 		return nobody{}, nil
 	case Floor:
+		if c.Mode == "ipvs" {
+			return openBare(c, s)
+		}
 		return openFloor(c, s)
 	}
 	path, err := filepath.Abs(c.Path)

@@ -164,8 +164,10 @@ func (v *Visit) churn(ctx context.Context) error {
 		return err
 	}
 	done := time.Now()
+	limited, cancel := context.WithTimeoutCause(ctx, v.Effort.GiveUp, fmt.Errorf("not right after %v", v.Effort.GiveUp))
+	defer cancel()
 	for i, pod := range last {
-		if err := v.until(ctx, i, pod); err != nil {
+		if err := v.until(limited, i, pod); err != nil {
 			return err
 		}
 	}

@@ -43,6 +43,7 @@ func Names() []string {
 type Effort struct {
 	GiveUp     time.Duration // how long a contestant may take to be right
 	Budget     time.Duration // of one measure that repeats something; 0: no limit
+	Visit      time.Duration // of a visit: after it no measure is begun; 0: no limit
 	Changes    int           // of change and change-zero
 	Churn      int           // changes of churn
 	ChurnRate  float64       // a second
@@ -110,8 +111,13 @@ func (v *Visit) Run(ctx context.Context) error {
 	} else if err != nil {
 		return v.neverUp(err)
 	}
+	began := time.Now()
 	for _, s := range v.steps() {
 		if !slices.Contains(v.Wanted, s.name) || !slices.Contains(s.on, v.Contestant.Kind) {
+			continue
+		}
+		if v.Effort.Visit > 0 && time.Since(began) > v.Effort.Visit {
+			v.fail(s.name, fmt.Errorf("not begun: the measures before took longer than %v", v.Effort.Visit))
 			continue
 		}
 		v.Doing(s.name)

@@ -12,6 +12,21 @@ import (
 //go:embed page.html
 var page string
 
+// Chapter is a run with its figures. Runs on several machines or kernels are chapters
+// of one report: nothing compares them.
+type Chapter struct {
+	Name    string
+	Run     *record.Run
+	Figures []Figure
+}
+
+// NewChapter draws the figures of a run.
+func NewChapter(run *record.Run) (Chapter, error) {
+	figures, err := Plots(run)
+	m := run.Machine
+	return Chapter{fmt.Sprintf("%s, %d cores, Linux %s", m.CPU, m.Cores, m.Kernel), run, figures}, err
+}
+
 // section is a table of one size.
 type section struct {
 	Title string
@@ -35,23 +50,27 @@ func higherIsBetter(unit string) bool { return unit == "1/s" || unit == "Gbit/s"
 
 // HTML writes one page with all tables and figures. It needs no other file and no
 // network.
-func HTML(w io.Writer, run *record.Run, figures []Figure) error {
+func HTML(w io.Writer, chapters ...Chapter) error {
 	t, err := template.New("page").Parse(page)
 	if err != nil {
 		return fmt.Errorf("the page's template: %w", err)
 	}
-	drawn := []template.HTML{}
-	for _, f := range figures {
-		svg, err := f.Draw("svg")
-		if err != nil {
-			return err
+	var filled []map[string]any
+	for _, c := range chapters {
+		drawn := []template.HTML{}
+		for _, f := range c.Figures {
+			svg, err := f.Draw("svg")
+			if err != nil {
+				return err
+			}
+			drawn = append(drawn, inline(svg))
 		}
-		drawn = append(drawn, inline(svg))
+		filled = append(filled, map[string]any{
+			"Name": c.Name, "Preface": Preface(c.Run), "Contestants": c.Run.Contestants, "Reference": c.Run.Reference,
+			"Sections": sections(c.Run), "Figures": drawn,
+		})
 	}
-	return t.Execute(w, map[string]any{
-		"Preface": Preface(run), "Contestants": run.Contestants, "Reference": run.Reference,
-		"Sections": sections(run), "Figures": drawn,
-	})
+	return t.Execute(w, filled)
 }
 
 // inline takes the head of a file off an SVG, which has no place inside a page. The

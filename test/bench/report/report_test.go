@@ -46,7 +46,7 @@ func TestHTML(t *testing.T) {
 		t.Fatal(figures, err)
 	}
 	var b bytes.Buffer
-	if err := HTML(&b, run, figures); err != nil {
+	if err := HTML(&b, Chapter{"here", run, figures}); err != nil {
 		t.Fatal(err)
 	}
 	page := b.String()
@@ -82,6 +82,21 @@ func TestNumber(t *testing.T) {
 	for v, want := range map[float64]string{0: "0", 0.01234: "0.0123", 1.5: "1.50", 45.67: "45.7", 99.97: "100.0", 1234.5: "1234"} {
 		if got := number(v); got != want {
 			t.Errorf("%v is %q, want %q", v, got, want)
+		}
+	}
+}
+
+// The summary has a table for each size, a contestant a column, and says why there is no
+// value.
+func TestMarkdown(t *testing.T) {
+	var b bytes.Buffer
+	if err := Markdown(&b, Chapter{Name: "here", Run: sweep()}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"## here", "### 10 services of 5 endpoints", "| | theirs | ours |",
+		"| cold start: CPU, s | 0.600 | 0.0100 |", "| cold start: CPU, s | not in sync after <10m> | 1.00 |"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
 		}
 	}
 }
