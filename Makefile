@@ -63,7 +63,7 @@ proxybench: install-deps build bin/upstream-kube-proxy bin/kube-apiserver
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/proxybench ./cmd/proxybench
 
 # How much each measure does where many contestants share little time.
-BRIEF = --changes 7 --budget 8s --churn 250 --connects 1000 --seconds 1s --idle 3s --visit 50s --give-up 60s
+BRIEF = --changes 4 --budget 7s --churn 150 --connects 1000 --seconds 1s --idle 2s --visit 40s --give-up 45s
 
 BENCH = -n 100,1000 -m 5 $(BRIEF) --at-most 10m -o bin/bench \
 	-c upstream-iptables -c iptables -c userspace -c upstream-nftables -c floor -c direct \
@@ -78,7 +78,7 @@ bench-targets: proxybench ## what we promise beside upstream, row by row (ARGS='
 # Sizes, and how long each of the two kernels may take.
 SIZES ?= 100,1000,10000
 UML_SIZES ?= 100,1000
-HOST_TIME ?= 12m
+HOST_TIME ?= 14m
 UML_TIME ?= 5m
 
 bench-report: proxybench ## make docs/benchmarks anew: 20 minutes on a machine that does nothing else

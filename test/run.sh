@@ -58,6 +58,12 @@ if [ $# -eq 0 ] && [ $status -eq 0 ]; then
 fi
 
 if [ $# -eq 0 ] && [ $status -eq 0 ]; then
+	step "the benchmark's cheap ratios, against those recorded"
+	CGO_ENABLED=0 go build -trimpath -o bin/proxybench ./cmd/proxybench
+	"${as_root[@]}" bin/proxybench guard || status=$?
+fi
+
+if [ $# -eq 0 ] && [ $status -eq 0 ]; then
 	step 'fuzzing, a while for each target'
 	bash test/fuzz.sh || status=$?
 	tail -n 1 "$counts"

@@ -38,6 +38,11 @@ func runGuard(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	return hold(out, baseline, now)
+}
+
+// hold prints all figures and is an error if one is beyond its slack.
+func hold(out io.Writer, baseline, now guard.Figures) error {
 	for _, name := range slices.Sorted(maps.Keys(now)) {
 		fmt.Fprintf(out, "%-55s %8.3g, baseline %8.3g\n", name, now[name], baseline[name])
 	}

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"switchyard/test/bench/guard"
 	"switchyard/test/bench/measure"
 	"switchyard/test/bench/record"
+	"switchyard/test/bench/target"
 )
 
 func TestParse(t *testing.T) {
@@ -29,6 +33,47 @@ func TestParse(t *testing.T) {
 	} {
 		if _, err := parse(strings.Fields(c.args), io.Discard); err == nil || !strings.Contains(err.Error(), c.problem) {
 			t.Errorf("%s: %v, want an error with %q", c.args, err, c.problem)
+		}
+	}
+}
+
+// A figure that is a third worse than the recorded one fails the guard by its name, and
+// one that is a fifth worse does not.
+func TestGuardFails(t *testing.T) {
+	baseline, err := guard.Read("../../test/bench/baseline.json")
+	if err != nil || len(baseline) < 4 {
+		t.Fatal(baseline, err)
+	}
+	for name := range baseline {
+		now := maps.Clone(baseline)
+		now[name] *= 1.2
+		if err := hold(io.Discard, baseline, now); err != nil {
+			t.Errorf("%s, a fifth worse: %v", name, err)
+		}
+		now[name] = baseline[name] * 1.34
+		if err := hold(io.Discard, baseline, now); !errors.Is(err, errWorse) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s, a third worse: %v", name, err)
+		}
+	}
+}
+
+// What targets asks for can be run: all contestants and measures have these names, and
+// rows of one size go together.
+func TestTargetsRun(t *testing.T) {
+	tg := targeting{ours: "ours", upstream: "theirs", rounds: 3, effort: measure.DefaultEffort()}
+	for _, row := range target.Rows() {
+		o, err := tg.options([]target.Row{row})
+		if err != nil {
+			t.Errorf("row %d: %v", row.Number, err)
+		}
+		names := nameAll(o.contestants)
+		for name := range target.Needs([]target.Row{row}) {
+			if !slices.Contains(names, name) {
+				t.Errorf("row %d: no contestant %s", row.Number, name)
+			}
+		}
+		if row.OtherKernel && o.rounds != 1 {
+			t.Errorf("row %d: %d rounds in User Mode Linux", row.Number, o.rounds)
 		}
 	}
 }

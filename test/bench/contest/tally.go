@@ -40,6 +40,11 @@ type Tally struct {
 	Input    int64 // bytes that they read
 }
 
+// Since is what was counted after an earlier one.
+func (t Tally) Since(earlier Tally) Tally {
+	return Tally{Programs: t.Programs - earlier.Programs, Input: t.Input - earlier.Input}
+}
+
 // Relay stands in for a program if this process was started under its name by a
 // contestant with a tally. It returns the exit status, and whether it was.
 func Relay() (status int, ok bool) {

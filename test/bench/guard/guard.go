@@ -211,27 +211,32 @@ func (f Figures) oneChange(ctx context.Context, a *avenue) error {
 	return nil
 }
 
-// connects compares first connects to services at random, in turns of fifty.
+// connects compares first connects to services at random, in turns of fifty: the middle
+// of the turns' ratios, so that what else the machine did in some of them has no say.
 func (f Figures) connects(ctx context.Context, small, big *avenue) error {
 	const turns, each = 60, 50
-	took := map[*avenue][]float64{}
+	var ratios []float64
 	for turn := range turns {
+		median := map[*avenue]float64{}
 		for _, a := range []*avenue{small, big} {
+			took := make([]float64, 0, each)
 			err := a.Walk(func(w *street.Walker) error {
 				for k := range each {
 					one, err := w.Connect(load.VIP((turn*each + k) * 7919 % a.load.Services))
 					if err := errors.Join(err, ctx.Err()); err != nil {
 						return err
 					}
-					took[a] = append(took[a], one.Seconds())
+					took = append(took, one.Seconds())
 				}
 				return nil
 			})
 			if err != nil {
 				return err
 			}
+			median[a] = record.SpreadOf(took).Median
 		}
+		ratios = append(ratios, median[big]/median[small])
 	}
-	f[fmt.Sprintf("first connect: %d services to %d", many, few)] = record.SpreadOf(took[big]).Median / record.SpreadOf(took[small]).Median
+	f[fmt.Sprintf("first connect: %d services to %d", many, few)] = record.SpreadOf(ratios).Median
 	return nil
 }

@@ -159,7 +159,7 @@ func (v *Visit) churn(ctx context.Context) error {
 		return err
 	}
 	before := v.Runner.Usage().CPU
-	last, err := v.writeMany(ctx)
+	last, err := v.writeMany(ctx, v.Effort.Churn)
 	if err != nil {
 		return err
 	}
@@ -186,16 +186,16 @@ func (v *Visit) churn(ctx context.Context) error {
 // right.
 const judged = 20
 
-// writeMany makes the changes of churn and returns, of the services that changed
+// writeMany makes n changes at the rate of churn and returns, of the services that changed
 // last, who must answer. Writes overlap, so that a slow one does not lower the rate.
-func (v *Visit) writeMany(ctx context.Context) (map[int]netip.Addr, error) {
+func (v *Visit) writeMany(ctx context.Context, n int) (map[int]netip.Addr, error) {
 	newest := map[int]netip.Addr{}
 	var order []int
 	var writes sync.WaitGroup
 	var failed errorList
 	tick := time.NewTicker(time.Duration(float64(time.Second) / v.Effort.ChurnRate))
 	defer tick.Stop()
-	for range v.Effort.Churn {
+	for range n {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
