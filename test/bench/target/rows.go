@@ -60,22 +60,26 @@ type Check struct {
 	None bool
 }
 
-// against makes a check of one metric.
-func against(measure, metric, ours, theirs, floor string, most float64) Check {
-	c := Check{Ours: Figure{ours, measure, metric}, Most: most}
+// metric is one of a measure.
+type metric struct{ measure, metric string }
+
+// against compares it for two contestants and the floor; "": nobody. most bounds the
+// ratio of ours to theirs, 0: it is not bounded.
+func (m metric) against(ours, theirs, floor string, most float64) Check {
+	c := Check{Ours: m.of(ours), Most: most}
 	if theirs != "" {
-		c.Theirs = Figure{theirs, measure, metric}
+		c.Theirs = m.of(theirs)
 	}
 	if floor != "" {
-		c.Floor = Figure{floor, measure, metric}
+		c.Floor = m.of(floor)
 	}
 	return c
 }
 
 // none makes a check of a count that must be 0.
-func none(measure, metric, ours string) Check {
-	return Check{Ours: Figure{ours, measure, metric}, None: true}
-}
+func (m metric) none(ours string) Check { return Check{Ours: m.of(ours), None: true} }
+
+func (m metric) of(contestant string) Figure { return Figure{contestant, m.measure, m.metric} }
 
 // Rows are all promises but that of the binary's size, in their order.
 func Rows() []Row {
@@ -85,24 +89,24 @@ func Rows() []Row {
 // programming are the rows of starts and changes.
 func programming() []Row {
 	cold, zero := measure.ColdStart, measure.ChangeZero
-	atLarge := against(cold, measure.ToInSync, nft, theirNFT, floor, 0)
+	atLarge := metric{cold, measure.ToInSync}.against(nft, theirNFT, floor, 0)
 	atLarge.MostFloor = 1.5
-	churn := against(measure.Churn, cpuEach, nft, theirNftables, "", 0.5)
+	churn := metric{measure.Churn, cpuEach}.against(nft, theirNftables, "", 0.5)
 	churn.Floor = Figure{floor, zero, cpuEach} // of changes that do not come together
 	return []Row{
 		{1, "cold start, iptables-nft", small, false, []Check{
-			against(cold, measure.ToInSync, nft, theirNFT, floor, 0.3), against(cold, cpu, nft, theirNFT, floor, 0.3)}},
+			metric{cold, measure.ToInSync}.against(nft, theirNFT, floor, 0.3), metric{cold, cpu}.against(nft, theirNFT, floor, 0.3)}},
 		{2, "cold start, iptables-nft", large, false, []Check{atLarge}},
 		{3, "cold start, iptables-legacy", large, false, []Check{
-			against(cold, measure.ToInSync, legacy, theirLegacy, floorLegacy, 0.6)}},
+			metric{cold, measure.ToInSync}.against(legacy, theirLegacy, floorLegacy, 0.6)}},
 		{4, "one change, zero minSyncPeriod, iptables-nft", small, false, []Check{
-			against(zero, latency, nft, theirNFT, floor, 0.2), against(zero, cpuEach, nft, theirNFT, floor, 0.15)}},
+			metric{zero, latency}.against(nft, theirNFT, floor, 0.2), metric{zero, cpuEach}.against(nft, theirNFT, floor, 0.15)}},
 		{5, "the same, against upstream's nftables mode", large, false, []Check{
-			against(zero, latency, nft, theirNftables, floor, 0.3), against(zero, cpuEach, nft, theirNftables, floor, 0.3)}},
+			metric{zero, latency}.against(nft, theirNftables, floor, 0.3), metric{zero, cpuEach}.against(nft, theirNftables, floor, 0.3)}},
 		{6, "the same, iptables-legacy", large, false, []Check{
-			against(zero, latency, legacy, theirLegacy, floorLegacy, 0.4), against(zero, cpuEach, legacy, theirLegacy, floorLegacy, 0.4)}},
+			metric{zero, latency}.against(legacy, theirLegacy, floorLegacy, 0.4), metric{zero, cpuEach}.against(legacy, theirLegacy, floorLegacy, 0.4)}},
 		{7, "one change, default configuration, after quiet", small, false, []Check{
-			against(measure.Change, latency, nft, theirNFT, "", 0.15), against(measure.Change, latency, nft, theirNftables, "", 0.15)}},
+			metric{measure.Change, latency}.against(nft, theirNFT, "", 0.15), metric{measure.Change, latency}.against(nft, theirNftables, "", 0.15)}},
 		{8, "1,000 changes at 50/s, CPU", small, false, []Check{churn}},
 	}
 }
@@ -116,17 +120,17 @@ func serving() []Row {
 			{Ours: Figure{legacy, measure.Connect, random}, Theirs: Figure{theirNftables, measure.Connect, random},
 				Floor: Figure{direct, measure.Connect, random}, Most: 1.15, MostFloor: 1.4}}},
 		{10, "restart on existing rules", large, false, []Check{
-			against(measure.Restart, cpu, legacy, theirLegacy, floorLegacy, 0.2),
-			against(measure.Restart, cpu, nft, theirNftables, floor, 0.2),
-			none(measure.Restart, writes, nft), none(measure.Programs, input, legacy),
-			none(measure.Restart, failures, nft), none(measure.Restart, failures, legacy)}},
+			metric{measure.Restart, cpu}.against(legacy, theirLegacy, floorLegacy, 0.2),
+			metric{measure.Restart, cpu}.against(nft, theirNftables, floor, 0.2),
+			metric{measure.Restart, writes}.none(nft), metric{measure.Programs, input}.none(legacy),
+			metric{measure.Restart, failures}.none(nft), metric{measure.Restart, failures}.none(legacy)}},
 		{11, "peak memory of the process tree", large, false, []Check{
-			against(measure.ColdStart, peak, legacy, theirLegacy, "", 0.5),
-			against(measure.ColdStart, peak, nft, theirNftables, "", 0.5)}},
+			metric{measure.ColdStart, peak}.against(legacy, theirLegacy, "", 0.5),
+			metric{measure.ColdStart, peak}.against(nft, theirNftables, "", 0.5)}},
 		{12, "IPVS in UML, cold start", small, true, []Check{
-			against(measure.ColdStart, measure.ToInSync, ipvs, theirIPVS, floorIPVS, 0.4)}},
+			metric{measure.ColdStart, measure.ToInSync}.against(ipvs, theirIPVS, floorIPVS, 0.4)}},
 		{13, "IPVS in UML, 1,000 changes at 50/s, until right", small, true, []Check{
-			against(measure.Churn, right, ipvs, theirIPVS, "", 0.03)}},
+			metric{measure.Churn, right}.against(ipvs, theirIPVS, "", 0.03)}},
 	}
 }
 

@@ -26,7 +26,7 @@ func TestJudge(t *testing.T) {
 		}
 		return out
 	}
-	both := against(measure.ColdStart, measure.ToInSync, nft, theirNFT, floor, 0.3)
+	both := metric{measure.ColdStart, measure.ToInSync}.against(nft, theirNFT, floor, 0.3)
 	bounded := both
 	bounded.Most, bounded.MostFloor = 0, 1.5
 	failed := sampleOf(theirNFT, measure.ColdStart, measure.ToInSync, 0, 0)
@@ -48,8 +48,8 @@ func TestJudge(t *testing.T) {
 		{"we gave up", both, [][]record.Sample{{gone}, cold(theirNFT, 5)}, "missed", "", "not up after 1m0s"},
 		{"within the floor", bounded, [][]record.Sample{cold(nft, 1.4), cold(floor, 1), {failed}}, "met", "", "≤ 1.5 × floor"},
 		{"above the floor", bounded, [][]record.Sample{cold(nft, 1.6), cold(floor, 1)}, "missed", "", "1.6"},
-		{"nothing at all", none(measure.Restart, failures, nft), [][]record.Sample{{sampleOf(nft, measure.Restart, failures, 0, 0)}}, "met", "", "0"},
-		{"once is too often", none(measure.Restart, failures, nft), [][]record.Sample{
+		{"nothing at all", metric{measure.Restart, failures}.none(nft), [][]record.Sample{{sampleOf(nft, measure.Restart, failures, 0, 0)}}, "met", "", "0"},
+		{"once is too often", metric{measure.Restart, failures}.none(nft), [][]record.Sample{
 			{sampleOf(nft, measure.Restart, failures, 0, 0), sampleOf(nft, measure.Restart, failures, 1, 1), sampleOf(nft, measure.Restart, failures, 2, 0)}}, "missed", "", "0"},
 	} {
 		var l Ledger
