@@ -77,13 +77,26 @@ func invalidDrop() ruleset.Rule {
 	return ruleset.Rule{CTState: ruleset.States{List: "INVALID"}, Jump: "DROP"}
 }
 
+// toItself matches what an endpoint sends to itself, once it is translated. On the
+// loopback it is never an endpoint: what others translate there stays as it is.
+func toItself(family proxier.Family) ruleset.Rule {
+	return ruleset.Rule{Src: ruleset.Except(family.Loopback()), Comment: "kubernetes endpoints that reach themselves",
+		CTState: ruleset.States{List: "DNAT"}, Itself: family}
+}
+
 // plumbing are the chains that no service owns: masquerade in nat, and what lets
 // forwarded packets through in filter.
 func plumbing(c Config, n *proxier.Node) (nat, filter []ruleset.Chain) {
 	mark := ruleset.Mark{Value: c.mark(), Mask: c.mark()}
 	unmarked := mark
 	unmarked.Not = true
-	post := []ruleset.Rule{{Mark: unmarked, Jump: "RETURN"}}
+	var post []ruleset.Rule
+	if c.Itself != 0 {
+		snat := toItself(c.Itself)
+		snat.Mark, snat.Jump, snat.Random = unmarked, "MASQUERADE", c.RandomFully
+		post = append(post, snat)
+	}
+	post = append(post, ruleset.Rule{Mark: unmarked, Jump: "RETURN"})
 	if n.NodePorts.Localhost {
 		post = append(post, localhostCount())
 	}
@@ -105,6 +118,11 @@ func plumbing(c Config, n *proxier.Node) (nat, filter []ruleset.Chain) {
 		ruleset.Rule{Comment: "kubernetes forwarding rules", Mark: mark, Jump: "ACCEPT"},
 		ruleset.Rule{Comment: "kubernetes forwarding conntrack rule",
 			CTState: ruleset.States{List: "RELATED,ESTABLISHED"}, Jump: "ACCEPT"})
+	if c.Itself != 0 { // as if it were marked
+		accept := toItself(c.Itself)
+		accept.Jump = "ACCEPT"
+		forward = append(forward, accept)
+	}
 	return nat, []ruleset.Chain{{Name: forwardChain, Rules: forward}}
 }
 

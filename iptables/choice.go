@@ -11,11 +11,11 @@ import (
 // with many chooses in two levels or more, so that no chain gets long and a
 // change of one endpoint rewrites one small chain:
 //
-//	KUBE-SVC-h ─random, by weight─► KUBE-SVC-h-A ──random──► KUBE-SEP-…
+//	KUBE-SVC-h ─random, by weight─► KUBE-SVC-h-A ──random──► DNAT, or KUBE-SEP-…
 //	                                KUBE-SVC-h-B …
 //
-// Endpoints are grouped by the next character of their chain's hash (32 groups a
-// level), which no other endpoint's coming and going changes.
+// Endpoints are grouped by the next character of their hash (32 groups a level),
+// which no other endpoint's coming and going changes.
 const (
 	// At most this many in one chain: with affinity, 2 rules each. One more moves them
 	// all into groups, which must not take more than 300 lines.
@@ -23,7 +23,7 @@ const (
 	groupChars    = 2 // levels of groups that a chain name has room for
 )
 
-// target is an endpoint with the chain that leads to it.
+// target is an endpoint with the name of the chain that it has or would have.
 type target struct {
 	chain string
 	proxier.Endpoint
@@ -77,9 +77,13 @@ type chooser struct {
 // choose appends the chains that choose among endpoints. first are rules that
 // stand before the choice.
 func (r *renderer) choose(c chooser, eps []proxier.Endpoint, first []ruleset.Rule) {
+	named := !r.direct() || len(eps) > flatEndpoints // else nobody asks for the hash
 	targets := make([]target, len(eps))
 	for i, ep := range eps {
-		targets[i] = target{endpointChain(r.key, ep), ep}
+		targets[i].Endpoint = ep
+		if named {
+			targets[i].chain = endpointChain(r.key, ep)
+		}
 	}
 	g := grouped("", targets)
 	if r.svc.Affinity > 0 {
@@ -95,11 +99,7 @@ func (r *renderer) balance(g *group, base string, first []ruleset.Rule) {
 	left := g.share
 	if g.groups == nil {
 		for _, t := range g.targets {
-			rules = append(rules, ruleset.Rule{
-				Comment: r.comment + " -> " + t.Addr.String(),
-				Chance:  chance(t.Share(), left),
-				Jump:    t.chain,
-			})
+			rules = append(rules, r.to(t, chance(t.Share(), left)))
 			left -= t.Share()
 		}
 	}
@@ -114,6 +114,14 @@ func (r *renderer) balance(g *group, base string, first []ruleset.Rule) {
 		left -= sub.share
 	}
 	r.out.services = append(r.out.services, ruleset.Chain{Name: g.chainName(base), Rules: rules})
+}
+
+// to sends a packet to an endpoint by chance.
+func (r *renderer) to(t target, c ruleset.Chance) ruleset.Rule {
+	if r.direct() {
+		return ruleset.Rule{Proto: r.svc.Protocol, Chance: c, Jump: "DNAT", To: t.Addr}
+	}
+	return ruleset.Rule{Comment: r.comment + " -> " + t.Addr.String(), Chance: c, Jump: t.chain}
 }
 
 // chance is part out of whole; what is certain needs no match.

@@ -13,9 +13,9 @@ func TestPackets(t *testing.T) {
 		want               proxier.Packets
 	}{
 		// The fake counts 1, 2, 3, … packets for the rules of a chain.
-		{"both rules stand", false, true, proxier.Packets{Invalid: 1, Localhost: 2}},
+		{"both rules stand", false, true, proxier.Packets{Invalid: 1, Localhost: 3}},
 		{"no node ports on localhost", false, false, proxier.Packets{Invalid: 1}},
-		{"INVALID packets are not dropped", true, true, proxier.Packets{Localhost: 2}},
+		{"INVALID packets are not dropped", true, true, proxier.Packets{Localhost: 3}},
 	} {
 		k := newFake(true)
 		b := k.backend()

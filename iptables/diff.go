@@ -133,13 +133,13 @@ func (p *plan) renderChanges() {
 		var old, next rendered
 		var err error
 		if is != nil {
-			if next, err = p.from.relics.render(is, p.want.Family, &p.want.Node); err != nil {
+			if next, err = p.from.relics.render(p.config, is, p.want.Family, &p.want.Node); err != nil {
 				p.failed = append(p.failed, failure{is, err})
 				return
 			}
 		}
 		if was != nil {
-			old, _ = p.from.relics.render(was, p.want.Family, lastNode) // failed then: nothing stands
+			old, _ = p.from.relics.render(p.config, was, p.want.Family, lastNode) // failed then: nothing stands
 		}
 		p.replace(is, old, next)
 	})

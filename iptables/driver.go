@@ -30,15 +30,15 @@ func open(ctx context.Context, family proxier.Family, s proxier.Settings) (proxi
 
 // New makes the backend on a tool that was found.
 func New(tool *ruleset.Tool, s proxier.Settings) *Backend {
-	b := &Backend{kernel: tool, config: configOf(s, tool.RandomFully()), hasher: ruleset.NewHasher()}
+	b := &Backend{kernel: tool, config: configOf(s, tool.RandomFully(), tool.Itself()), hasher: ruleset.NewHasher()}
 	if tool.Flavour() == ruleset.NFT {
 		b.perCommit = nftCommit
 	}
 	return b
 }
 
-func configOf(s proxier.Settings, randomFully bool) Config {
-	return Config{MasqueradeBit: s.MasqueradeBit, Liberal: s.ConntrackLiberal, RandomFully: randomFully}
+func configOf(s proxier.Settings, randomFully bool, itself proxier.Family) Config {
+	return Config{MasqueradeBit: s.MasqueradeBit, Liberal: s.ConntrackLiberal, RandomFully: randomFully, Itself: itself}
 }
 
 // Render is the input for iptables-restore that programs a State from nothing,
@@ -52,7 +52,11 @@ func Render(want *proxier.State, s proxier.Settings) (string, error) {
 // RenderIn is Render in COMMITs of not many more rules than perCommit, chains that
 // others lead to first; 0: one COMMIT a table.
 func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) ([]byte, error) {
-	p := newPlan(emptyMemory(), want, configOf(s, true), ruleset.NewHasher())
+	return renderIn(want, configOf(s, true, want.Family), perCommit)
+}
+
+func renderIn(want *proxier.State, c Config, perCommit int) ([]byte, error) {
+	p := newPlan(emptyMemory(), want, c, ruleset.NewHasher())
 	text := ruleset.Print(p.changes(), perCommit).Text
 	for _, f := range p.failed {
 		return text, fmt.Errorf("service %s: %w", f.service.Name, f.reason)
@@ -63,8 +67,17 @@ func RenderIn(want *proxier.State, s proxier.Settings, perCommit int) ([]byte, e
 // Tables are the chains of a State with the rules in the base chains that lead to
 // them: what ruleset.Tables.Trace follows packets through.
 func Tables(want *proxier.State, s proxier.Settings) (ruleset.Tables, error) {
+	return tablesOf(want, configOf(s, true, want.Family))
+}
+
+// TablesWithoutBPF is Tables of a node whose kernel or programs lack xt_bpf.
+func TablesWithoutBPF(want *proxier.State, s proxier.Settings) (ruleset.Tables, error) {
+	return tablesOf(want, configOf(s, true, 0))
+}
+
+func tablesOf(want *proxier.State, c Config) (ruleset.Tables, error) {
 	tables := ruleset.Tables{}
-	text, err := RenderIn(want, s, 0)
+	text, err := renderIn(want, c, 0)
 	if err != nil {
 		return nil, err
 	}

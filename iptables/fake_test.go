@@ -96,7 +96,7 @@ func (k *fakeKernel) backend() *Backend {
 	return b
 }
 
-var testConfig = Config{MasqueradeBit: 14, RandomFully: true}
+var testConfig = Config{MasqueradeBit: 14, RandomFully: true, Itself: proxier.IPv4}
 
 func (k *fakeKernel) Execs() int64 { return k.execs }
 

@@ -48,9 +48,9 @@ func (a *attempt) stand(ctx context.Context, want *proxier.State) error {
 	found := relics{}
 	for _, r := range ruleset.Relics(tables, ruleset.Layout{Own: belongsToOne, Allow: firewallPrefix}) {
 		svc, is := r.Service, ofRelic(r)
-		if version := a.relics.like(is, aside.VersionIn(want, svc), want); version != nil {
+		if version := a.relics.like(a.config, is, aside.VersionIn(want, svc), want); version != nil {
 			svc = version
-		} else if version := a.relics.like(is, aside.VersionIn(a.accepted, svc), a.accepted); version != nil {
+		} else if version := a.relics.like(a.config, is, aside.VersionIn(a.accepted, svc), a.accepted); version != nil {
 			svc = version
 		} else {
 			found[svc] = is
@@ -65,11 +65,11 @@ func (a *attempt) stand(ctx context.Context, want *proxier.State) error {
 type relics map[*proxier.Service]rendered
 
 // render renders one service port, unless that is what it is.
-func (r relics) render(svc *proxier.Service, family proxier.Family, node *proxier.Node) (rendered, error) {
+func (r relics) render(c Config, svc *proxier.Service, family proxier.Family, node *proxier.Node) (rendered, error) {
 	if is, ok := r[svc]; ok {
 		return is, nil
 	}
-	return renderService(svc, family, node)
+	return renderService(c, svc, family, node)
 }
 
 // ofRelic are a relic's chains and entries.
@@ -103,11 +103,11 @@ func belongsToOne(_, chain string) bool {
 
 // like returns a version of a service, nil being none, if it can be rendered in its
 // State and its rules are those that stand.
-func (r relics) like(is rendered, version *proxier.Service, s *proxier.State) *proxier.Service {
+func (r relics) like(c Config, is rendered, version *proxier.Service, s *proxier.State) *proxier.Service {
 	if _, relic := r[version]; version == nil || relic {
 		return nil
 	}
-	would, err := renderService(version, s.Family, &s.Node)
+	would, err := renderService(c, version, s.Family, &s.Node)
 	if err != nil || !maps.Equal(would.lines(), is.lines()) {
 		return nil
 	}

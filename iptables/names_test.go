@@ -60,7 +60,7 @@ func TestLongestNamesFit(t *testing.T) {
 
 func checkLengths(t *testing.T, svc *proxier.Service, family proxier.Family, node *proxier.Node) {
 	t.Helper()
-	r, err := renderService(svc, family, node)
+	r, err := renderService(testConfig, svc, family, node)
 	if err != nil {
 		t.Fatal(err)
 	}

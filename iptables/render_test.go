@@ -17,6 +17,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/golden")
 
+// withoutBPF is a golden file for a node that lacks xt_bpf.
+const withoutBPF = "without-xt-bpf"
+
 // goldens are States of one service each (a node port needs no more), one for
 // every kind of frontend and policy.
 var goldens = []struct {
@@ -69,6 +72,7 @@ var goldens = []struct {
 		st.Node.NodePorts = proxier.NodePorts{Addrs: st.Node.Local[:1]}
 		addFrontends(st, s, anyone)
 	}},
+	{withoutBPF, func(st *proxier.State, s *proxier.Service) { addFrontends(st, s, anyone) }},
 	{"many-endpoints", func(st *proxier.State, s *proxier.Service) {
 		s.Cluster = many(st.Family, flatEndpoints+5)
 		s.Local = nil
@@ -136,7 +140,12 @@ func TestGoldens(t *testing.T) {
 	for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
 		for _, g := range goldens {
 			path := filepath.Join("testdata", "golden", g.name+"-"+familyName(family)+".rules")
-			got, err := Render(goldenState(family, g.edit), proxier.Settings{MasqueradeBit: 14})
+			config := testConfig
+			if config.Itself = family; g.name == withoutBPF {
+				config.Itself = 0
+			}
+			text, err := renderIn(goldenState(family, g.edit), config, 0)
+			got := string(text)
 			if err != nil {
 				t.Errorf("%s: %v", path, err)
 			}

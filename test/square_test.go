@@ -31,6 +31,7 @@ type translator struct {
 
 var translators = []translator{
 	{"iptables", iptables.Tables, disagreement, true},
+	{"iptables without xt_bpf", iptables.TablesWithoutBPF, disagreement, true},
 	{"userspace", userspace.Tables, relayDisagreement, false},
 }
 
@@ -80,25 +81,25 @@ func (tr *translation) compare(t testing.TB, p proxier.Packet, what string) {
 			continue
 		}
 		if by.pins {
-			tr.compareAffinity(t, p, want, got)
+			tr.compareAffinity(t, tr.tables[by.name][f], p, want)
 		}
 	}
 }
 
 // compareAffinity asks iptables' rules again for a client that is remembered: it must
 // get the same endpoint for certain.
-func (tr *translation) compareAffinity(t testing.TB, p proxier.Packet, want proxier.Fate, got []ruleset.Outcome) {
+func (tr *translation) compareAffinity(t testing.TB, tables ruleset.Tables, p proxier.Packet, want proxier.Fate) {
 	t.Helper()
 	if want.Verdict != proxier.Forward || want.Service.Affinity == 0 {
 		return
 	}
 	f := proxier.FamilyOf(p.Dst.Addr())
-	for _, first := range got {
+	for _, first := range tables.Trace(p, tr.world(f, nil)) {
 		if first.Remember == "" {
 			t.Errorf("%s -> %s: nothing remembers the client of %s", p.Src, p.Dst, first.To)
 			return
 		}
-		again := tr.tables["iptables"][f].Trace(p, tr.world(f, map[string]bool{first.Remember: true}))
+		again := tables.Trace(p, tr.world(f, map[string]bool{first.Remember: true}))
 		if len(again) != 1 || again[0].To != first.To {
 			t.Errorf("%s -> %s: went to %s, then to %v", p.Src, p.Dst, first.To, again)
 			return

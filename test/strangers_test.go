@@ -32,7 +32,9 @@ func TestStrangersNFT(t *testing.T) { strangers(t, iptablesTroupe(ruleset.NFT), 
 func TestStrangersLegacy(t *testing.T) { strangers(t, iptablesTroupe(ruleset.Legacy), true) }
 
 // TestStrangersUserspace is the same through a relay.
-func TestStrangersUserspace(t *testing.T) { strangers(t, userspaceTroupe(), userspace.Driver().Localnet) }
+func TestStrangersUserspace(t *testing.T) {
+	strangers(t, userspaceTroupe(), userspace.Driver().Localnet)
+}
 
 // TestStrangersIPVS is the same where kube-ipvs0 holds the addresses.
 func TestStrangersIPVS(t *testing.T) {

@@ -302,6 +302,8 @@ func (p *parser) match(name string) bool {
 	case "--mark":
 		r.Mark = p.mark()
 		r.Mark.Not = p.takeNot()
+	case "--bytecode":
+		r.Itself = p.bytecode()
 	case "--mode":
 		p.expect("random")
 	case "--probability":
@@ -316,11 +318,23 @@ func (p *parser) match(name string) bool {
 // rule's protocol.
 func (p *parser) module(name string) {
 	switch name {
-	case "comment", "set", "addrtype", "conntrack", "mark", "recent", "statistic":
+	case "comment", "set", "addrtype", "conntrack", "mark", "bpf", "recent", "statistic":
 	case p.rule.Proto.Lower():
 	default:
 		p.fail()
 	}
+}
+
+// bytecode accepts the programs of the dialect.
+func (p *parser) bytecode() proxier.Family {
+	code := p.next()
+	for family, own := range itself {
+		if code == own {
+			return family
+		}
+	}
+	p.fail()
+	return 0
 }
 
 func (p *parser) addrType() AddrType {

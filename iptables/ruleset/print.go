@@ -99,6 +99,9 @@ func (r *Rule) appendMatches(b []byte) []byte {
 		b = append(appendNot(append(b, " -m mark"...), r.Mark.Not), " --mark "...)
 		b = appendMatchMark(b, r.Mark)
 	}
+	if r.Itself != 0 {
+		b = append(append(append(b, ` -m bpf --bytecode "`...), itself[r.Itself]...), '"')
+	}
 	b = r.Recent.append(b)
 	if r.Chance != 0 {
 		b = append(b, " -m statistic --mode random --probability "...)

@@ -20,6 +20,7 @@ type Rule struct {
 	CTState  States           // -m conntrack --ctstate
 	OrigDst  netip.Prefix     // -m conntrack --ctorigdst: a network, no single host
 	Mark     Mark             // -m mark
+	Itself   proxier.Family   // -m bpf: from an address to the very same one; the rule is of this family
 	Recent   Recent           // -m recent
 	Chance   Chance           // -m statistic --mode random
 	Jump     string           // -j: a chain or a target; "" only counts

@@ -25,6 +25,7 @@ type Tool struct {
 	version [3]int
 	bin     binaries
 	ipt     *ruleTool
+	itself  proxier.Family
 	execs   atomic.Int64
 }
 
@@ -54,6 +55,9 @@ func Find(ctx context.Context, family proxier.Family, want Flavour) (*Tool, erro
 	}
 	if err := t.probe(ctx); err != nil {
 		return nil, fmt.Errorf("find %s: %w", prefixOf(family), err)
+	}
+	if t.takesItself(ctx) {
+		t.itself = family
 	}
 	return t, nil
 }
@@ -119,6 +123,16 @@ func (t *Tool) probe(ctx context.Context) error {
 	return t.refusal(ctx, t.bin.iptables, r, &RestoreError{Table: "nat", Stderr: r.stderr})
 }
 
+// takesItself looks for a rule that is not there. The programs say so only if they
+// and the kernel know its match; nothing is written.
+func (t *Tool) takesItself(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*saveTimeout)
+	defer cancel()
+	r := t.execute(ctx, program{path: t.bin.iptables, args: []string{
+		"-w", "5", "-t", "nat", "-C", "PREROUTING", "-m", "bpf", "--bytecode", itself[t.family]}})
+	return strings.Contains(r.stderr, "matching rule exist") && !strings.Contains(r.stderr, "not supported")
+}
+
 // advise says what to do about a message of the programs that has one cause, or "".
 func advise(flavour Flavour, stderr string) string {
 	says := func(texts ...string) bool {
@@ -162,6 +176,10 @@ func (t *Tool) Version() string { return versionString(t.version) }
 
 // RandomFully tells whether MASQUERADE takes --random-fully.
 func (t *Tool) RandomFully() bool { return t.ipt.HasRandomFully() }
+
+// Itself is what Rule.Itself may be: the family, or 0 where the programs or the
+// kernel lack xt_bpf.
+func (t *Tool) Itself() proxier.Family { return t.itself }
 
 // Execs is the number of programs run so far, for reports.
 func (t *Tool) Execs() int64 { return t.execs.Load() }

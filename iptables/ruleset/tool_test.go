@@ -56,8 +56,11 @@ func TestFindTellsWhatItFound(t *testing.T) {
 		if want := string(tool.Flavour()) + ": asked for"; tool.Reason() != want {
 			t.Errorf("reason %q, want %q", tool.Reason(), want)
 		}
-		if tool.Execs() != 1 {
-			t.Errorf("%d programs run, want 1: the probe", tool.Execs())
+		if tool.Itself() != tool.Family() {
+			t.Error("the match of a packet to itself is not known")
+		}
+		if tool.Execs() != 2 {
+			t.Errorf("%d programs run, want 2: the probes", tool.Execs())
 		}
 	})
 }

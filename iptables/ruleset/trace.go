@@ -287,6 +287,7 @@ func (r *Rule) matches(p *packet, w World) bool {
 		r.SrcType.matches(p.Src, w) && r.DstType.matches(p.Dst.Addr(), w) &&
 		(!r.OrigDst.IsValid() || r.OrigDst.Contains(p.origin)) &&
 		r.CTState.matches(p) && r.Mark.matches(p.mark) &&
+		(r.Itself == 0 || p.Src == p.Dst.Addr()) &&
 		r.Recent.matches(p.Src, w) && r.Set.matches(p, w)
 }
 
