@@ -25,9 +25,7 @@ import (
 )
 
 const (
-	// all and stale: of a million flows a tenth leads to an endpoint that goes.
-	all, stale = 1_000_000, 100_000
-	// The promises.
+	// The promises, for a million flows of which a tenth leads to an endpoint that goes.
 	cleanIn  = 5 * time.Second
 	changeIn = time.Second
 	most     = 100 // MiB more than before
@@ -36,22 +34,45 @@ const (
 // program names the built program to the test in the other kernel.
 const program = "SWITCHYARD_CROWD_PROGRAM"
 
-// TestAMillionFlows: the clean-up beside a million flows is quick and small, and
-// changes of Services do not wait for it. This machine's limit of flows is not ours to
-// raise, so it runs in a kernel of its own.
-func TestAMillionFlows(t *testing.T) {
+// TestAFifth: the clean-up beside many flows is quick and small, and changes of
+// Services do not wait for it. A namespace takes a quarter of a million flows unless
+// the machine's administrator says otherwise, and the kernel thins them out before that;
+// a fifth of a million gets a fifth of the time.
+func TestAFifth(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("missing: root, for network namespaces")
+	}
+	crowd{binary: build(t), all: 200_000, clean: cleanIn / 5, change: changeIn}.play(t)
+}
+
+// TestAMillion is the whole, in a kernel whose limit is the test's to set. System calls
+// are slow there, so times are given more room.
+func TestAMillion(t *testing.T) {
 	o := uml.Options{Memory: "2560M", Timeout: 5 * time.Minute}
 	if !uml.Inside() {
+		if err := uml.Missing(); err != nil {
+			t.Skip("missing: ", err)
+		}
 		o.Env = []string{program + "=" + build(t)}
 	}
-	uml.Tests(t, o, uml.Case{Name: "cleanup", Test: aMillion})
+	uml.Tests(t, o, uml.Case{Name: "cleanup", Test: func(t *testing.T) {
+		check(t, os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", []byte("1200000"), 0o644))
+		check(t, os.WriteFile("/sys/module/nf_conntrack/parameters/hashsize", []byte("262144"), 0o644))
+		crowd{binary: os.Getenv(program), all: 1_000_000, clean: uml.Patience() * cleanIn, change: uml.Patience() * changeIn}.play(t)
+	}})
 }
+
+// crowd is so many flows, a tenth of them stale, and what is promised beside them.
+type crowd struct {
+	binary        string
+	all           int
+	clean, change time.Duration
+}
+
+func (c crowd) stale() int { return c.all / 10 }
 
 func build(t *testing.T) string {
 	t.Helper()
-	if err := uml.Missing(); err != nil {
-		return ""
-	}
 	binary := filepath.Join(t.TempDir(), "kube-proxy")
 	cmd := exec.Command("go", "build", "-o", binary, "./cmd/kube-proxy")
 	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
@@ -82,12 +103,12 @@ func slice(name, protocol string, port int, endpoint string) string {
 
 // flow is the i-th: the first go to the endpoint that goes, one in two of the others to
 // the one that stays, the rest is none of ours.
-func flow(i int) conntrack.Flow {
+func (c crowd) flow(i int) conntrack.Flow {
 	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200, byte(i >> 16), byte(i >> 8)}), uint16(1024+i&255))
 	server := netip.MustParseAddrPort("172.30.0.53:53")
 	goes := netip.MustParseAddrPort("10.180.0.12:53")
 	switch {
-	case i < stale:
+	case i < c.stale():
 		goes = netip.MustParseAddrPort("10.180.0.11:53")
 	case i%2 == 0:
 		server = netip.MustParseAddrPort("192.0.2.53:53")
@@ -96,23 +117,22 @@ func flow(i int) conntrack.Flow {
 	return conntrack.Flow{Src: client, Dst: server, ReplySrc: goes, ReplyDst: client}
 }
 
-func aMillion(t *testing.T) {
-	setMax(t)
+func (c crowd) play(t *testing.T) {
 	lab, err := netlab.New("crowd")
 	check(t, err)
 	t.Cleanup(func() { check(t, lab.Close()) })
 	node, err := lab.AddHost("node")
 	check(t, err)
-	p := start(t, node)
+	p := start(t, node, c.binary)
 	p.write("dns.yaml", dns("10.180.0.11"))
 	p.write("web.yaml", web(1))
 	p.until("the Services are in the kernel", func() bool { return p.rules("172.30.0.53/32") && p.rules("172.30.1.1/32") })
 
 	began := time.Now()
-	check(t, node.Do(func() error { return Fill(all, flow) }))
+	check(t, node.Do(func() error { return Fill(c.all, c.flow) }))
 	before := p.memory("VmRSS:")
 	t.Logf("%d flows put in within %s; the program has %d MiB", p.flows(), time.Since(began).Round(time.Millisecond), before)
-	if n := p.flows(); n < all {
+	if n := p.flows(); n < c.all {
 		t.Fatalf("the kernel holds %d flows", n)
 	}
 
@@ -136,23 +156,16 @@ func aMillion(t *testing.T) {
 	more := p.memory("VmHWM:") - before
 	t.Logf("%s stale flows deleted in %s; a Service that came meanwhile (before the end: %v) was in the kernel after %s; %d MiB more at most; %d flows left",
 		m[1], cleaned, early, took, more, p.flows())
-	if m[1] != strconv.Itoa(stale) || p.flows() < all-stale {
+	if m[1] != strconv.Itoa(c.stale()) || p.flows() < c.all-c.stale() {
 		t.Errorf("%s flows deleted, %d left", m[1], p.flows())
 	}
-	if cleaned > cleanIn || took > changeIn || more > most {
-		t.Errorf("clean-up %s, change %s, %d MiB more: promised are %s, %s and %d MiB", cleaned, took, more, cleanIn, changeIn, most)
+	if cleaned > c.clean || took > c.change || more > most {
+		t.Errorf("clean-up %s, change %s, %d MiB more: promised are %s, %s and %d MiB", cleaned, took, more, c.clean, c.change, most)
 	}
 }
 
 // deleted is the line of a pass.
 var deleted = regexp.MustCompile(`msg="deleted stale flows" family=IPv4 flows=(\d+) duration=(\S+)`)
-
-func setMax(t *testing.T) {
-	t.Helper()
-	// The kernel is the test's own.
-	check(t, os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", []byte("1200000"), 0o644))
-	check(t, os.WriteFile("/sys/module/nf_conntrack/parameters/hashsize", []byte("262144"), 0o644))
-}
 
 // running is the program at work.
 type running struct {
@@ -180,11 +193,11 @@ func (l *logbook) String() string {
 	return l.b.String()
 }
 
-func start(t *testing.T, host *netlab.Host) *running {
+func start(t *testing.T, host *netlab.Host, binary string) *running {
 	t.Helper()
 	p := &running{t: t, host: host, dir: t.TempDir(), log: &logbook{}}
-	p.cmd = host.Command(context.Background(), os.Getenv(program), "--manifest="+p.dir, "--hostname-override=node-a",
-		"--cluster-cidr=10.180.0.0/16", "--proxy-mode=iptables")
+	p.cmd = host.Command(context.Background(), binary, "--manifest="+p.dir, "--hostname-override=node-a",
+		"--cluster-cidr=10.180.0.0/16", "--iptables-min-sync-period=0")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	check(t, p.cmd.Start())
 	t.Cleanup(func() {

@@ -20,7 +20,8 @@ const (
 	ctaTupleIP, ctaTupleProto                          = 1, 2
 	ctaProtoNum, ctaSrcPort, ctaDstPort                = 1, 2, 3
 
-	statusSeenReply, statusConfirmed = 1 << 1, 1 << 3
+	// Assured entries are not dropped when the table gets full.
+	statusSeenReply, statusAssured, statusConfirmed = 1 << 1, 1 << 2, 1 << 3
 )
 
 // batch is how many bytes of messages are sent at once: less than a socket's buffer
@@ -84,7 +85,7 @@ func appendEntry(b []byte, f conntrack.Flow) []byte {
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0, unix.AF_INET, unix.NFNETLINK_V0, 0, 0)
 	b = appendTuple(b, ctaTupleOrig, f.Src, f.Dst)
 	b = appendTuple(b, ctaTupleReply, f.ReplySrc, f.ReplyDst)
-	b = append(b, 8, 0, ctaStatus, 0, 0, 0, 0, statusSeenReply|statusConfirmed)
+	b = append(b, 8, 0, ctaStatus, 0, 0, 0, 0, statusSeenReply|statusAssured|statusConfirmed)
 	b = append(b, 8, 0, ctaTimeout, 0)
 	b = binary.BigEndian.AppendUint32(b, lifetime)
 	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
