@@ -82,9 +82,9 @@ func build(t *testing.T) string {
 	return binary
 }
 
-// dns is a UDP Service at 172.30.0.53 with one endpoint, web one of TCP at an address.
-func dns(endpoint string) string {
-	return service("dns", "172.30.0.53", "UDP", 53) + slice("dns", "UDP", 53, endpoint)
+// dns is a UDP Service at 172.30.0.53 with endpoints, web one of TCP at an address.
+func dns(endpoints ...string) string {
+	return service("dns", "172.30.0.53", "UDP", 53) + slice("dns", "UDP", 53, endpoints...)
 }
 
 func web(n int) string {
@@ -96,9 +96,10 @@ func service(name, ip, protocol string, port int) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {clusterIP: %s, ports: [{protocol: %s, port: %d}]}\n---\n", name, ip, protocol, port)
 }
 
-func slice(name, protocol string, port int, endpoint string) string {
+func slice(name, protocol string, port int, endpoints ...string) string {
 	return fmt.Sprintf("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: %s-x, labels: {kubernetes.io/service-name: %s}}\n"+
-		"addressType: IPv4\nports: [{protocol: %s, port: %d}]\nendpoints: [{addresses: [%s], nodeName: node-a}]\n---\n", name, name, protocol, port, endpoint)
+		"addressType: IPv4\nports: [{protocol: %s, port: %d}]\nendpoints: [{addresses: [%s]}]\n---\n", name, name, protocol, port,
+		strings.Join(endpoints, "]}, {addresses: ["))
 }
 
 // flow is the i-th: the first go to the endpoint that goes, one in two of the others to
@@ -124,7 +125,7 @@ func (c crowd) play(t *testing.T) {
 	node, err := lab.AddHost("node")
 	check(t, err)
 	p := start(t, node, c.binary)
-	p.write("dns.yaml", dns("10.180.0.11"))
+	p.write("dns.yaml", dns("10.180.0.11", "10.180.0.12"))
 	p.write("web.yaml", web(1))
 	p.until("the Services are in the kernel", func() bool { return p.rules("172.30.0.53/32") && p.rules("172.30.1.1/32") })
 
@@ -145,7 +146,7 @@ func (c crowd) play(t *testing.T) {
 	}
 
 	p.write("dns.yaml", dns("10.180.0.12"))
-	p.until("the new endpoint", func() bool { return p.rules("10.180.0.12") })
+	p.until("the endpoint is gone", func() bool { return !p.rules("10.180.0.11") })
 	p.write("web3.yaml", web(3))
 	took := p.until("web-3", func() bool { return p.rules("172.30.1.3/32") })
 	early := len(deleted.FindAllString(p.log.String(), -1)) == 0
