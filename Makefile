@@ -38,9 +38,10 @@ run: install-deps build ## see it work: two nodes, six pods, a shop, real connec
 test: ## run every test there is; ends with the counts
 	@bash test/run.sh $(ARGS)
 
-torture: install-deps build ## try to break the proxy's word: faults and changes at random under load (SECONDS=180, SEED=, ARGS=)
+torture: install-deps build $(if $(API),bin/kube-apiserver) ## try to break the proxy's word: faults and changes at random under load (SECONDS=180, SEED=, MODE=, ARGS=; API=1: objects come from an API server)
+	@bash test/install.sh $(FOR_$(MODE)) $(if $(API),etcd-server)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
-	@$(SUDO) bin/torture -mode '$(MODE)' -seconds $(or $(SECONDS),180) $(if $(SEED),-seed $(SEED)) $(ARGS)
+	@$(SUDO) bin/torture -mode '$(MODE)' -seconds $(or $(SECONDS),180) $(if $(SEED),-seed $(SEED)) $(if $(API),-api) $(ARGS)
 
 soak: install-deps build ## 2,000 Services for a while: memory, goroutines, files and sockets must not grow (MINUTES=10)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture

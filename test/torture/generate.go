@@ -13,6 +13,7 @@ type generator struct {
 	rng     *rand.Rand
 	steps   []Step
 	damages []string
+	api     bool
 }
 
 // flushes is how often the bounds have somebody flush the rules, and a Service refused.
@@ -52,7 +53,7 @@ func bounds(s Script, rolls, kills, terms int) Script {
 
 // random is a script of everything, that lasts so long.
 func random(s Script, d time.Duration, k kernel) Script {
-	g := &generator{rng: rand.New(rand.NewPCG(s.Seed, 2))}
+	g := &generator{rng: rand.New(rand.NewPCG(s.Seed, 2)), api: s.API}
 	for name := range k.damages() {
 		g.damages = append(g.damages, name)
 	}
@@ -89,6 +90,9 @@ func (g *generator) round(n int) {
 	case 4:
 		g.add(g.wait(), "curse %d %d", g.rng.IntN(slots), g.rng.IntN(slots))
 	}
+	if g.api && g.rng.IntN(2) == 0 {
+		g.add(g.wait(), "api %s %dms", pick(g, errancies), 100+g.rng.IntN(1500))
+	}
 	for range 5 + g.rng.IntN(15) {
 		g.change()
 		if g.rng.IntN(6) == 0 {
@@ -118,6 +122,31 @@ func everyWrite(s Script) Script {
 		g.add(0, "quiet")
 	}
 	s.Steps = g.steps
+	return s
+}
+
+// errant is a script in which the API server fails in every way, while Services and
+// endpoints change and the proxy is started again.
+func errant(s Script) Script {
+	g := &generator{rng: rand.New(rand.NewPCG(s.Seed, 3))}
+	g.add(0, "quiet")
+	for i, how := range errancies {
+		g.add(0, "api %s 700ms", how)
+		for n := range 3 {
+			slot := (3*i + n) % 9
+			g.add(100*time.Millisecond, "slot %d pod %d %s", slot, g.rng.IntN(6), pick(g, []phase{ready, terminating, absent}))
+			g.add(100*time.Millisecond, "slot %d %s", slot, []string{"rename", "affinity on", "kind NodePort"}[n])
+		}
+		g.add(time.Second, "slot %d vanish", i)
+		if i%2 == 0 { // it starts with what it can get
+			g.add(0, "proxy kill")
+			g.add(100*time.Millisecond, "slot %d appear", i)
+			g.add(0, "api heal")
+			g.add(0, "proxy start")
+		}
+		g.add(0, "quiet")
+	}
+	s.Steps, s.API = g.steps, true
 	return s
 }
 

@@ -36,7 +36,7 @@ type target struct {
 func targetsOf(all states, protocol proxier.Protocol) (found []target) {
 	for _, f := range families {
 		for _, svc := range all[f].Services {
-			if svc.Protocol != protocol {
+			if svc.Protocol != protocol || svc.Name.Service == "kubernetes" { // whose endpoint does not tell who it is
 				continue
 			}
 			for _, front := range svc.Frontends {

@@ -50,6 +50,8 @@ type options struct {
 	bounds        string        // rolls,kills,terms; "": none
 	writes        bool          // every first start fails at another write
 	gap           bool          // see player.gap
+	api           bool          // see Script.API
+	apiserver     string        // program
 	light         bool          // see pace.light
 	soak          time.Duration // see soak
 	idle          bool          // only what an idle proxy uses
@@ -93,6 +95,8 @@ func parseOptions(args []string) (o options, err error) {
 	f.StringVar(&o.bounds, "bounds", "100,50,20", "`rolls,kills,terms` through which nothing may fail; \"\": leave that out")
 	f.BoolVar(&o.writes, "writes", false, "first starts of which each fails at another write, instead of a drawn script")
 	minutes := f.Float64("soak", 0, "watch the proxy for so many `minutes` at 2,000 services instead")
+	f.BoolVar(&o.api, "api", false, "objects come from an API server, which fails too")
+	f.StringVar(&o.apiserver, "apiserver", "bin/kube-apiserver", "the API server to run")
 	f.BoolVar(&o.gap, "gap", false, "userspace: connects may fail while the process is replaced")
 	f.BoolVar(&o.light, "light", false, "a quarter of the load, beside other runs")
 	f.BoolVar(&o.idle, "idle", false, "only what an idle proxy uses at 10,000 services")
@@ -105,6 +109,9 @@ func parseOptions(args []string) (o options, err error) {
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return o, err
 	}
+	if o.apiserver, err = filepath.Abs(o.apiserver); err != nil {
+		return o, err
+	}
 	if _, err := os.Stat(o.binary); err != nil {
 		return o, fmt.Errorf("the proxy is not built: %w: run make build", err)
 	}
@@ -113,7 +120,7 @@ func parseOptions(args []string) (o options, err error) {
 
 // scripts are those to play, one after the other, each on a node of its own.
 func scripts(o options) ([]Script, error) {
-	base := Script{Mode: o.mode, Flavour: o.flavour, Seed: o.seed}
+	base := Script{Mode: o.mode, Flavour: o.flavour, Seed: o.seed, API: o.api}
 	if o.script != "" {
 		file, err := os.Open(o.script)
 		if err != nil {
@@ -160,6 +167,9 @@ func torture(ctx context.Context, o options) error {
 			return ctx.Err()
 		}
 		if err != nil {
+			for _, f := range v.failures {
+				fmt.Println("  ✘", f)
+			}
 			return err
 		}
 		if len(v.failures) > 0 {

@@ -17,7 +17,7 @@ import (
 )
 
 // verbs are those that a script may have.
-var verbs = []string{"slot", "node", "proxy", "lock", "fail", "curse", "damage", "stranger", "roll", "measure", "quiet"}
+var verbs = []string{"slot", "node", "proxy", "lock", "fail", "curse", "damage", "stranger", "roll", "measure", "api", "quiet"}
 
 // player makes a script happen.
 type player struct {
@@ -95,6 +95,8 @@ func (p *player) take(ctx context.Context, s Step) error {
 		return p.damage(ctx, s)
 	case "stranger":
 		return p.stranger(ctx, s.arg(0) == "add", s.index(1, 100))
+	case "api":
+		return p.err(s)
 	case "roll":
 		return p.rollAll(ctx, s)
 	case "measure":
@@ -128,6 +130,19 @@ func (p *player) change(steps ...Step) error {
 		}
 	}
 	return nil
+}
+
+// err has the API server fail. Where there is none, nothing happens.
+func (p *player) err(s Step) error {
+	a, ok := p.source.(*api)
+	if !ok {
+		return nil
+	}
+	p.figures.with(func() { p.figures.faults["API server: "+s.arg(0)]++ })
+	if s.arg(0) != "twice" && s.arg(0) != "heal" {
+		p.hinder()
+	}
+	return a.relay.err(s.arg(0), s.duration(1))
 }
 
 func (p *player) changeNode(ctx context.Context, s Step) error {

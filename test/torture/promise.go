@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/spf13/pflag"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"switchyard/cmd/backends"
 	"switchyard/proxier"
@@ -30,6 +31,7 @@ func common(mode string) []string {
 type promiser struct {
 	copy    *files
 	options config.Options
+	cidr    *networkingv1.ServiceCIDR // nil: the source has none
 }
 
 func newPromiser(mode string, copy *files) (*promiser, error) {
@@ -52,6 +54,9 @@ func (p *promiser) promise(host *netlab.Host) (states, error) {
 	store := cluster.NewStore(netlab.NodeA)
 	if err := manifest.New(p.copy.dir, store).Load(); err != nil {
 		return nil, fmt.Errorf("promise: %w", err)
+	}
+	if p.cidr != nil {
+		store.SetServiceCIDR(p.cidr)
 	}
 	local, err := addresses(host)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,11 @@ const (
 func (p *player) quiet(ctx context.Context) error {
 	if err := errors.Join(p.wrap.relent(), p.wrap.curse()); err != nil {
 		return err
+	}
+	if a, ok := p.source.(*api); ok {
+		if err := a.relay.err("heal", 0); err != nil {
+			return err
+		}
 	}
 	p.waiting.Wait()
 	if !p.proxy.running() {
@@ -102,8 +108,25 @@ func (p *player) checkFlows(ctx context.Context) {
 	took := time.Since(start)
 	p.figures.with(func() { p.figures.udpResumed = append(p.figures.udpResumed, took) })
 	for _, s := range left {
-		p.fail(s.wrong(state(s), start) + fmt.Sprintf(" (%s after the rules were in)", took.Round(time.Millisecond)))
+		p.fail(s.wrong(state(s), start) + fmt.Sprintf(" (%s after the rules were in)%s", took.Round(time.Millisecond), p.flowsOf(ctx, s)))
 	}
+}
+
+// flowsOf is what the kernel remembers of a sender's flow, for people.
+func (p *player) flowsOf(ctx context.Context, s *sender) (text string) {
+	port := fmt.Sprint(localPort(s.conn))
+	for _, words := range [][]string{
+		{"conntrack", "-L", "-f", strings.ToLower(proxier.FamilyOf(s.packet.Src).String()), "-p", "udp", "--orig-port-src", port},
+		{"ipvsadm", "-Lnc"},
+	} {
+		out, err := p.proxy.host.Output(ctx, words[0], words[1:]...)
+		for line := range strings.Lines(out) {
+			if err == nil && (strings.Contains(line, "sport="+port+" ") || strings.Contains(line, ":"+port+" ")) {
+				text += "\n    " + strings.TrimSpace(line)
+			}
+		}
+	}
+	return text
 }
 
 // probe asks every frontend from every client, and as every endpoint of its own.

@@ -27,6 +27,7 @@ type Script struct {
 	Flavour string // of iptables: "nft", "legacy"
 	Seed    uint64 // of what is random beside the steps: who connects where
 	Steps   []Step
+	API     bool // objects come from an API server, else from files
 	// Lasts is when the script ends, by the clock, though it has more steps; 0: when it
 	// has no more.
 	Lasts time.Duration
@@ -81,6 +82,9 @@ func step(after time.Duration, format string, args ...any) Step {
 // WriteTo implements io.WriterTo.
 func (s Script) WriteTo(w io.Writer) (int64, error) {
 	text := fmt.Sprintf("# mode %s %s\n# seed %d\n", s.Mode, s.Flavour, s.Seed)
+	if s.API {
+		text += "# api server\n"
+	}
 	for _, st := range s.Steps {
 		text += st.String() + "\n"
 	}
@@ -120,6 +124,8 @@ func (s *Script) heading(words []string) {
 	switch {
 	case len(words) == 3 && words[0] == "mode":
 		s.Mode, s.Flavour = words[1], words[2]
+	case len(words) == 2 && words[0] == "api":
+		s.API = true
 	case len(words) == 2 && words[0] == "seed":
 		s.Seed, _ = strconv.ParseUint(words[1], 10, 64)
 	}

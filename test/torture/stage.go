@@ -67,7 +67,6 @@ func newStage(s Script, o options) (st *stage, err error) {
 	if err != nil {
 		return st, err
 	}
-	st.source = files
 	if st.promise, err = newPromiser(s.Mode, copy); err != nil {
 		return st, err
 	}
@@ -77,11 +76,17 @@ func newStage(s Script, o options) (st *stage, err error) {
 	if err := st.layOut(); err != nil {
 		return st, err
 	}
+	st.source = files
+	if s.API {
+		if err := st.serveAPI(o.apiserver); err != nil {
+			return st, err
+		}
+	}
 	if st.proxy, err = newProxy(st.lab.Host(netlab.NodeA), o.binary, filepath.Join(st.dir, logFile)); err != nil {
 		return st, err
 	}
 	st.proxy.env = st.wrap.env()
-	st.proxy.args = append(append([]string{"run", "--profiling", "--iptables-min-sync-period", "0s", "--ipvs-min-sync-period", "0s", "--userspace-drain", "2s"}, common(s.Mode)...), files.args()...)
+	st.proxy.args = append(append([]string{"run", "--profiling", "--iptables-min-sync-period", "0s", "--ipvs-min-sync-period", "0s", "--userspace-drain", "2s"}, common(s.Mode)...), st.source.args()...)
 	return st, st.publishAll()
 }
 
@@ -154,11 +159,41 @@ func (st *stage) publish(i int) error {
 	if i >= 0 {
 		name, objects = fmt.Sprintf("slot-%02d", i), st.world.objects(i)
 	}
+	if a, ok := st.source.(*api); ok && a.replaces(name, objects) {
+		// What files change in one piece takes two events here.
+		if err := errors.Join(st.foresee(name, nil), a.put(name)); err != nil {
+			return err
+		}
+	}
 	if err := st.foresee(name, objects); err != nil {
 		return err
 	}
 	return st.source.put(name, objects...)
 }
+
+// serveAPI has the proxy's objects come from an API server.
+func (st *stage) serveAPI(binary string) error {
+	dir := filepath.Join(st.dir, "api")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	a, err := newAPI(st.lab, dir, binary)
+	if err != nil {
+		return err
+	}
+	st.source, st.servers = a, append(st.servers, closer(a.close))
+	own, cidr, err := a.own()
+	if err != nil {
+		return err
+	}
+	st.promise.cidr = cidr
+	return st.promise.copy.put("kubernetes", own...)
+}
+
+// closer is a function that closes something.
+type closer func() error
+
+func (c closer) Close() error { return c() }
 
 // foresee notes what the node is to do once it was told.
 func (st *stage) foresee(name string, objects []any) error {

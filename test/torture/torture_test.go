@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -39,6 +40,21 @@ func TestTortureIPVS(t *testing.T) {
 	uml.Tests(t, o, uml.Case{Name: "torture", Test: func(t *testing.T) {
 		tortureMode(t, "ipvs", "legacy", 4, os.Getenv(builtProgram))
 	}})
+}
+
+// TestTortureAPI has an API server stop, lag, refuse, close watches, forget versions and
+// tell everything twice.
+func TestTortureAPI(t *testing.T) {
+	apiserver, err := filepath.Abs("../../bin/kube-apiserver")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(apiserver); err != nil {
+		t.Skip("missing: bin/kube-apiserver; build it in test/apiserver")
+	}
+	flavour := flavours(t)[0]
+	t.Parallel()
+	playScript(t, errant(Script{Mode: "iptables", Flavour: flavour, Seed: 5}), options{binary: build(t), apiserver: apiserver, light: true})
 }
 
 // builtProgram names the program to the test in the other kernel.
@@ -98,14 +114,14 @@ func TestScriptIsText(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := Script{Mode: "iptables", Flavour: "legacy", Seed: 7}
-	for _, s := range []Script{random(base, time.Minute, k), bounds(base, 9, 2, 1), everyWrite(base)} {
+	for _, s := range []Script{random(base, time.Minute, k), bounds(base, 9, 2, 1), everyWrite(base), errant(base)} {
 		var b bytes.Buffer
 		if _, err := s.WriteTo(&b); err != nil {
 			t.Fatal(err)
 		}
 		got, err := parseScript(&b)
 		if err != nil || !slices.EqualFunc(got.Steps, s.Steps, func(a, b Step) bool { return a.String() == b.String() }) ||
-			got.Mode != s.Mode || got.Flavour != s.Flavour || got.Seed != s.Seed {
+			got.Mode != s.Mode || got.Flavour != s.Flavour || got.API != s.API || got.Seed != s.Seed {
 			t.Errorf("read back: %v, %v\nwritten: %v", got, err, s)
 		}
 	}
