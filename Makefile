@@ -43,9 +43,10 @@ torture: install-deps build $(if $(API),bin/kube-apiserver) ## try to break the 
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
 	@$(SUDO) bin/torture -mode '$(MODE)' -seconds $(or $(SECONDS),180) $(if $(SEED),-seed $(SEED)) $(if $(API),-api) $(ARGS)
 
-soak: install-deps build ## 2,000 Services for a while: memory, goroutines, files and sockets must not grow (MINUTES=10)
+soak: install-deps build ## 2,000 Services for a while: memory, goroutines, files and sockets must not grow (MINUTES=10, MODE=)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
-	@$(SUDO) bin/torture -soak $(or $(MINUTES),10)
+	@bash test/install.sh $(FOR_$(MODE))
+	@$(SUDO) bin/torture -mode '$(MODE)' -soak $(or $(MINUTES),10)
 
 image: ## build the container image (IMAGE=registry/kube-proxy:version); needs docker
 	docker build --build-arg VERSION='$(VERSION)' -t '$(IMAGE)' .

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,10 +30,12 @@ const (
 	soakFiles = 200
 	// soakChange is how often an endpoint changes.
 	soakChange = 200 * time.Millisecond
-	// idleWatch is how long the processor time of an idle proxy is taken at a time, and
-	// idleLooks is how often; the last counts.
-	idleWatch = 15 * time.Second
-	idleLooks = 6
+	// idleAfter is how long after its sync a proxy is idle: it compares once what it
+	// wrote, since the other family wrote beside it. idleWatch is for how long its
+	// processor time is taken.
+	idleAfter, idleWatch = time.Minute, time.Minute
+	// idleShare is what it may use of a core, in percent.
+	idleShare = 1
 	// ticks is how many of /proc's units of processor time a second has.
 	ticks = 100
 )
@@ -137,24 +140,33 @@ func soakIdle(ctx context.Context, o options, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
-	before, err := st.usage()
-	if o.profile != "" {
-		go func() { _ = st.saveProfile(o.profile) }()
-	}
-	for n := 1; err == nil && n <= idleLooks; n++ {
-		sleep(ctx, idleWatch)
-		var now usage
-		if now, err = st.usage(); err != nil {
-			break
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	var share float64
+	for _, look := range []struct {
+		name string
+		wait time.Duration
+	}{{"settling", idleAfter}, {"idle", idleWatch}} {
+		before, err := st.usage()
+		if err != nil {
+			return err
 		}
-		share := 100 * (now.cpu - before.cpu).Seconds() / now.at.Sub(before.at).Seconds()
-		fmt.Fprintf(w, "  idle at %d      %.2f %% of a core, RSS %.0f MiB, %s after the sync\n",
-			idleServices, share, now.rss/(1<<20), time.Duration(n)*idleWatch)
-		if before = now; n == idleLooks && share >= 1 {
-			err = errBroken
+		if o.profile != "" && look.name == "idle" {
+			wait.Go(func() { st.saveProfile(o.profile, w) })
 		}
+		sleep(ctx, look.wait)
+		now, err := st.usage()
+		if err != nil {
+			return err
+		}
+		share = 100 * (now.cpu - before.cpu).Seconds() / now.at.Sub(before.at).Seconds()
+		fmt.Fprintf(w, "  %-8s at %d  %.2f %% of a core for %s, programs run by it counted; RSS %.0f MiB\n",
+			look.name, idleServices, share, look.wait, now.rss/(1<<20))
 	}
-	return errors.Join(err, ctx.Err())
+	if share >= idleShare {
+		return errBroken
+	}
+	return ctx.Err()
 }
 
 // soakStage is a node with that many Services in sync, and nobody who connects.
@@ -260,10 +272,11 @@ func (st *stage) usage() (u usage, err error) {
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	words := strings.Fields(rest) // from the third field, proc(5)
-	user, _ := strconv.Atoi(words[11])
-	system, _ := strconv.Atoi(words[12])
 	pages, _ := strconv.Atoi(words[21])
-	u.cpu = time.Duration(user+system) * time.Second / ticks
+	for _, word := range words[11:15] { // its own, and that of programs that ended
+		n, _ := strconv.Atoi(word)
+		u.cpu += time.Duration(n) * time.Second / ticks
+	}
 	u.rss = float64(pages * os.Getpagesize())
 	open, err := os.ReadDir(proc + "/fd")
 	if err != nil {
@@ -293,13 +306,15 @@ func netlinkSockets(proc string) (n int) {
 	return n
 }
 
-func (st *stage) saveProfile(path string) error {
-	body, err := st.get("/debug/pprof/profile?seconds=80")
-	if err != nil {
-		fmt.Println(err)
-		return err
+// saveProfile writes down what an idle proxy does.
+func (st *stage) saveProfile(path string, w io.Writer) {
+	body, err := st.get(fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(idleWatch.Seconds())))
+	if err == nil {
+		err = os.WriteFile(path, body, 0o644)
 	}
-	return os.WriteFile(path, body, 0o644)
+	if err != nil {
+		fmt.Fprintln(w, "  no profile:", err)
+	}
 }
 
 // metric reads one of the proxy's metrics that has no labels.
