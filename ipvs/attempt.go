@@ -26,6 +26,10 @@ type attempt struct {
 	changes []change
 	aside   map[id]error // services that are not in the kernel as wanted
 	loose   []error      // what failed and belongs to no service
+
+	// succeeds: KUBE-SERVICES is iptables mode's, and leads packets by itself until all
+	// stands that takes its place.
+	succeeds bool
 }
 
 // apply brings the kernel to what is wanted, in this order:
@@ -35,13 +39,19 @@ type attempt struct {
 //	                                       ▼ and back:
 //	those entries ◄─ addresses ◄─ destinations and servers ◄─ all other entries
 //
+// Rules come before all that; where iptables mode has served, the one chain that leads
+// new connections to its endpoints comes after it.
+//
 // What fails for a service keeps its later steps from being taken: an address never
 // appears before what guards it.
 func (a *attempt) apply(want *proxier.State) error {
 	if err := a.learn(want); err != nil {
 		return err
 	}
-	return a.carryOut()
+	if err := a.carryOut(); err != nil || !a.succeeds {
+		return err
+	}
+	return a.succeed(&want.Node)
 }
 
 // carryOut does all that is pending.

@@ -32,6 +32,7 @@ func (a *attempt) ensureRules(node *proxier.Node) error {
 		if err := a.readRules(a.ctx); err != nil {
 			return err
 		}
+		a.succeeds = a.wall.isIptables()
 	}
 	if a.wall.node != nil && sameToRules(a.wall.node, node) {
 		a.report.Rules = a.wall.rules
@@ -75,6 +76,10 @@ func (a *attempt) rulesToWrite(node *proxier.Node) (changes []ruleset.Change, su
 			key := chainID{table, c.Name}
 			sums[key] = a.hasher.SumText(text)
 			n.Total += len(c.Rules)
+			if a.succeeds && key == dispatch {
+				sums[key] = a.wall.sums[key]
+				continue
+			}
 			if stands, ok := a.wall.sums[key]; !ok || stands != sums[key] {
 				change.Writes = append(change.Writes, ruleset.Write{Name: c.Name, Text: text, Rules: len(c.Rules), Owner: -1})
 				n.Written += len(c.Rules)
@@ -87,6 +92,29 @@ func (a *attempt) rulesToWrite(node *proxier.Node) (changes []ruleset.Change, su
 		}
 	}
 	return changes, sums
+}
+
+// dispatch is the chain by which either mode leads new connections.
+var dispatch = chainID{"nat", servicesChain}
+
+// isIptables reports whether the chains that both modes have are iptables mode's.
+func (w *wall) isIptables() bool {
+	_, leads := w.sums[dispatch]
+	_, ours := w.sums[chainID{"filter", ipvsFilterChain}]
+	return leads && !ours
+}
+
+// succeed writes what was left to iptables mode.
+func (a *attempt) succeed(node *proxier.Node) error {
+	before := a.report.Rules
+	a.succeeds, a.wall.node = false, nil
+	err := a.ensureRules(node)
+	for table, n := range before {
+		now := a.report.Rules[table]
+		now.Written += n.Written
+		a.report.Rules[table] = now
+	}
+	return err
 }
 
 func (a *attempt) ensureBase() (changed bool, err error) {

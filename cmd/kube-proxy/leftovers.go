@@ -19,7 +19,7 @@ type leftovers struct {
 	chains  map[string]bool     // that stand; true: somebody's who does not run
 	rules   map[string][]string // of each chain, as iptables-save prints them
 	order   []string            // chains, by their first mention
-	kubelet bool                // its own chain is here
+	shared  bool                // KUBE-FIREWALL is the kubelet's, too
 }
 
 // The chain that the kubelet and iptables mode share, and the one by which the kubelet
@@ -37,14 +37,13 @@ func (l *leftovers) mayGo(table, chain string) bool {
 
 // read takes in a dump of iptables-save of one table.
 func (l *leftovers) read(table string, dump []byte) {
-	l.table, l.chains, l.rules, l.order = table, map[string]bool{}, map[string][]string{}, nil
+	*l = leftovers{held: l.held, all: l.all, table: table, chains: map[string]bool{}, rules: map[string][]string{}}
 	for line := range strings.Lines(string(dump)) {
 		line = strings.TrimSpace(line)
 		if chain, ok := strings.CutPrefix(line, ":"); ok {
 			chain, _, _ = strings.Cut(chain, " ")
 			l.chains[chain] = l.mayGo(table, chain)
 			l.order = append(l.order, chain)
-			l.kubelet = l.kubelet || chain == kubeletCanary
 		} else if rule, ok := strings.CutPrefix(line, "-A "); ok {
 			chain, _, _ := strings.Cut(rule, " ")
 			l.rules[chain] = append(l.rules[chain], line)
@@ -90,18 +89,20 @@ func (l *leftovers) removal() (ways, chains []string) {
 // put there, and there is no kubelet. Whose the same rule is beside a kubelet nobody
 // can tell.
 func (l *leftovers) settleFirewall() {
-	if _, stands := l.chains[kubeFirewall]; !stands || l.mayGo(l.table, kubeFirewall) {
+	if _, stands := l.chains[kubeFirewall]; !stands {
 		return
 	}
 	foreign := func(rule string) bool { return !l.isOld(rule) }
-	l.chains[kubeFirewall] = len(l.rules[kubeFirewall]) > 0 && !slices.ContainsFunc(l.rules[kubeFirewall], foreign)
+	_, kubelet := l.chains[kubeletCanary]
+	l.shared = kubelet || slices.ContainsFunc(l.rules[kubeFirewall], foreign)
+	l.chains[kubeFirewall] = !l.shared && len(l.rules[kubeFirewall]) > 0
 }
 
 // isOld reports whether a rule in a chain of others' is one that only modes have made
 // which do not run.
 func (l *leftovers) isOld(rule string) bool {
 	words := strings.SplitN(rule, " ", 3)
-	if len(words) < 3 || l.kubelet && (words[1] == kubeFirewall || jumpOf(rule) == kubeFirewall) {
+	if len(words) < 3 || l.shared && (words[1] == kubeFirewall || jumpOf(rule) == kubeFirewall) {
 		return false
 	}
 	parsed := ruleset.ParseRule(words[2])

@@ -85,6 +85,9 @@ func (t *takeover) run(ctx context.Context) {
 		if len(removed) > 0 {
 			t.log.Info("removed what another mode had left", "what", removed)
 		}
+		if err == nil {
+			t.log.Info("no other mode has anything in the kernel")
+		}
 		if err == nil || ctx.Err() != nil {
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -116,6 +117,14 @@ func (p *program) inSync(t *testing.T) time.Duration {
 		default:
 		}
 		return len(families) == 2
+	})
+}
+
+// isAlone waits until the proxy has removed what other modes left.
+func (p *program) isAlone(t *testing.T) time.Duration {
+	t.Helper()
+	return until(t, "no other mode has anything in the kernel", func() bool {
+		return strings.Contains(p.says(), "no other mode has anything in the kernel")
 	})
 }
 

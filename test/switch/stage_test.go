@@ -19,8 +19,11 @@ import (
 
 const root = "../.."
 
+// patience is by how much longer things may take in the other kernel.
+var patience = min(uml.Patience(), 4)
+
 // limit bounds every wait for what should come: far more than it takes on busy cores.
-var limit = 30 * time.Second * min(uml.Patience(), 4)
+var limit = 30 * time.Second * patience
 
 // objects are what the node serves: all kinds of Services, so that each mode uses all
 // that it has.
@@ -88,8 +91,9 @@ type stage struct {
 	binary string // of the proxy
 	files  string // its manifests
 
-	clean map[string]string // what the node holds without a proxy, by the kubelet's flavour
-	fresh map[mode]string   // what it holds with one
+	clean   map[string]string // what the node holds without a proxy, by the kubelet's flavour
+	fresh   map[mode]string   // what it holds with one
+	changed []changed
 }
 
 // setUp lays out the stage, with the program at this path.
@@ -110,6 +114,10 @@ func setUp(t *testing.T, binary string) *stage {
 		}
 	}
 	st.settleStrangers(t)
+	for _, flavour := range flavours() {
+		st.hint(t, flavour)
+		st.clean[flavour] = st.dump(t)
+	}
 	return st
 }
 
