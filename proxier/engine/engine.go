@@ -127,8 +127,9 @@ func (e *Engine) passOn() {
 	}
 	e.observers.tell(func(o Observer) { o.Queued(since) })
 	for _, f := range e.families {
-		f.progress.changed(since)
-		signal(f.wake)
+		if f.progress.changed(since) { // else it knows, and waits for its time
+			signal(f.wake)
+		}
 	}
 }
 

@@ -50,10 +50,13 @@ type progress struct {
 	taken   time.Time // the oldest that one looked at, until one succeeds
 }
 
-func (p *progress) changed(at time.Time) {
+// changed notes a change, and reports whether it is the first to wait.
+func (p *progress) changed(at time.Time) (first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	first = p.waiting.IsZero()
 	p.waiting = oldest(p.waiting, at)
+	return first
 }
 
 // isWaiting reports whether there are changes that no attempt has looked at.
