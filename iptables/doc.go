@@ -6,15 +6,16 @@
 //	PREROUTING, OUTPUT                                                POSTROUTING
 //	      │                                                                │
 //	KUBE-SERVICES ─ ClusterIP ─────────────► KUBE-SVC-h ┐          KUBE-POSTROUTING
-//	      │ └ external IP, LB IP ─► KUBE-EXT-h ──┤      ├─► KUBE-SEP-… (marked: masquerade)
-//	      │        └ with ranges ─► KUBE-FW-h ─┘ └► KUBE-SVL-h ┘   (DNAT)
+//	      │ └ external IP, LB IP ─► KUBE-EXT-h ──┤      ├─► DNAT   (marked, or to oneself:
+//	      │        └ with ranges ─► KUBE-FW-h ─┘ └► KUBE-SVL-h ┘    masquerade)
 //	      └ local address ─► KUBE-NODEPORTS ─► KUBE-EXT-h
 //
 //	INPUT, FORWARD, OUTPUT: KUBE-PROXY-FIREWALL (sources not allowed: drop),
 //	KUBE-SERVICES and KUBE-EXTERNAL-SERVICES (no endpoints: reject or drop),
 //	KUBE-FORWARD (what was translated may pass)
 //
-// Names and hashes are upstream's. What differs is the cost: no chain is longer
+// With session affinity an endpoint has a chain of its own, KUBE-SEP, before the
+// DNAT. Names and hashes are upstream's. What differs is the cost: no chain is longer
 // than 256 rules. A long list of addresses is a tree of chains (tree.go), a
 // service with many endpoints chooses in two levels (choice.go), and a change
 // rewrites the chains whose content changed and no other (diff.go).

@@ -51,6 +51,7 @@ func TestParseForeignRules(t *testing.T) {
 		{"mapped", `-s 10.0.0.0/8 -j NETMAP --to 240.0.0.0/4`, `-s 10.0.0.0/8 -j NETMAP --to 240.0.0.0/4`},
 		{"mapped, IPv6", `-j NETMAP --to 100::/8`, `-j NETMAP --to 100::/8`},
 		{"multiport", `-p tcp -m multiport --dports 80,443,8000:8010 -j ACCEPT`, raw},
+		{"bytecode of others", `-m bpf --bytecode "1,6 0 0 4294967295" -j DROP`, raw},
 		{"u32", `-m u32 --u32 "0x6&0xff=0x1&&0x4&0x1fff=0x0" -j DROP`, raw},
 		{"string with quotes", `-m string --string "a \"b\"  c" --algo bm --to 65535 -j DROP`, raw},
 		{"physdev", `-m physdev --physdev-in eth0 --physdev-is-bridged -j ACCEPT`, raw},

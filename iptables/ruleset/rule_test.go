@@ -71,6 +71,11 @@ var printedMatches = []printed{
 	{"mark of zero", "nat", 6, Rule{Mark: Mark{Mask: 0x4000}}, `-m mark --mark 0x0/0x4000`},
 	{"mark under the whole mask", "nat", 4, Rule{Mark: fullMark}, `-m mark --mark 0x1`},
 	{"mark under the whole mask, not", "nat", 4, Rule{Mark: Mark{Value: 1, Mask: 0xffffffff, Not: true}}, `-m mark ! --mark 0x1`},
+	{"to itself", "nat", 4, Rule{Itself: proxier.IPv4},
+		`-m bpf --bytecode "6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 4294967295,6 0 0 0"`},
+	{"to itself, IPv6", "nat", 6, Rule{CTState: States{List: "DNAT"}, Itself: proxier.IPv6},
+		`-m conntrack --ctstate DNAT -m bpf --bytecode "18,32 0 0 8,7 0 0 0,32 0 0 24,29 0 13 0,32 0 0 12,7 0 0 0,32 0 0 28,29 0 9 0,` +
+			`32 0 0 16,7 0 0 0,32 0 0 32,29 0 5 0,32 0 0 20,7 0 0 0,32 0 0 36,29 0 1 0,6 0 0 4294967295,6 0 0 0"`},
 	{"mark of the highest bit", "nat", 4, Rule{Mark: Mark{Value: 1 << 31, Mask: 1 << 31}}, `-m mark --mark 0x80000000/0x80000000`},
 	{"remember the source", "nat", 4, Rule{Recent: Recent{Name: "KUBE-SEP-A", Set: true}},
 		`-m recent --set --name KUBE-SEP-A --mask 255.255.255.255 --rsource`},
@@ -178,6 +183,9 @@ func randomRule(r *rand.Rand, family proxier.Family) (table string, rule Rule) {
 	}
 	if is() {
 		rule.Mark = Mark{r.Uint32(), []uint32{1 + r.Uint32()>>1, 1<<32 - 1}[r.IntN(2)], is()}
+	}
+	if is() {
+		rule.Itself = family
 	}
 	if is() {
 		rule.Recent = Recent{Name: "KUBE-SEP-A", Set: true, Six: family == proxier.IPv6}

@@ -162,6 +162,9 @@ func TestTraceMatches(t *testing.T) {
 		traceCase{"another protocol", ways("-p udp -m udp --dport 80"), udp, "pass", false},
 		traceCase{"a translated packet is in the state DNAT", dnat + "COMMIT\n*filter\n-A FORWARD -m conntrack --ctstate DNAT -j DROP", client, "drop", false},
 		traceCase{"and not outside of it", dnat + "COMMIT\n*filter\n-A FORWARD -m conntrack ! --ctstate DNAT -j DROP", client, forward, false},
+		traceCase{"to another", dnat + post + Rule{Itself: proxier.IPv4}.String() + " -j MASQUERADE", client, forward, false},
+		traceCase{"to itself, once translated", dnat + post + Rule{Itself: proxier.IPv4}.String() + " -j MASQUERADE",
+			"tcp eth0 10.0.0.1 > 10.96.0.1:80", forward + " masq", false},
 		traceCase{"filter sees the new destination", dnat + "COMMIT\n*filter\n-A FORWARD -d 10.96.0.1/32 -j DROP", client, forward, false},
 		traceCase{"and its port", dnat + "COMMIT\n*filter\n-A FORWARD -p tcp -m tcp --dport 8080 -j DROP", client, "drop", false},
 	)

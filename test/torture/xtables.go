@@ -232,10 +232,10 @@ func (x *xtables) dropRule(host *netlab.Host, n int) error {
 	return x.feed(host, f, "-D"+rules[n%len(rules)][2:])
 }
 
-// deleteChain deletes an endpoint's chain and each rule that leads to it.
+// deleteChain deletes a Service's chain and each rule that leads to it.
 func (x *xtables) deleteChain(host *netlab.Host, n int) error {
 	f := families[n%2]
-	chains, err := x.lines(host, f, ":KUBE-SEP-")
+	chains, err := x.lines(host, f, ":KUBE-SVC-")
 	if err != nil || len(chains) == 0 {
 		return err
 	}
