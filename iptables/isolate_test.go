@@ -158,8 +158,8 @@ func TestPoisonedAfterAFlush(t *testing.T) {
 			t.Fatalf("drifted: %q, %v", what, err)
 		}
 		checkAside(t, nft, mustApply(t, b, s), s.Services[3])
-		if ours := k.tables["nat"]["KUBE-SERVICES"]; len(ours) != 99+1 {
-			t.Errorf("KUBE-SERVICES has %d rules, want 99 services and the way to node ports", len(ours))
+		if ours := k.tables["nat"]["KUBE-SERVICES"]; len(ours) != 99+2 {
+			t.Errorf("KUBE-SERVICES has %d rules, want 99 services, localhost kept in and the way to node ports", len(ours))
 		}
 	})
 }
