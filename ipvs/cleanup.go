@@ -40,10 +40,10 @@ func cleanup(ctx context.Context) (removed []string, err error) {
 		}
 		s.removed = append(s.removed, "device "+deviceName)
 	}
+	chains, err := ruleset.Scrub(ctx, tableNames[:], func(tool *ruleset.Tool) (int, error) { return scrubRules(ctx, tool) })
+	s.removed = append(s.removed, chains...)
+	errs = append(errs, err)
 	for _, family := range []proxier.Family{proxier.IPv4, proxier.IPv6} {
-		for _, flavour := range []ruleset.Flavour{ruleset.NFT, ruleset.Legacy} {
-			errs = append(errs, s.scrubRules(ctx, family, flavour))
-		}
 		errs = append(errs, s.scrubSets(family))
 	}
 	return s.removed, errors.Join(errs...)
@@ -84,53 +84,41 @@ func (s *scrubber) scrubServers(family proxier.Family) error {
 }
 
 // scrubRules removes the ways to our chains, and then the chains.
-func (s *scrubber) scrubRules(ctx context.Context, family proxier.Family, flavour ruleset.Flavour) error {
-	if flavour == ruleset.Legacy && !ruleset.LegacyTables(family, tableNames[:]...) {
-		return nil
-	}
-	tool, err := ruleset.Find(ctx, family, flavour)
-	if err != nil {
-		return nil // not there: nothing of ours either
-	}
-	b := &Backend{family: family, rules: tool, hasher: ruleset.NewHasher()}
+func scrubRules(ctx context.Context, tool *ruleset.Tool) (int, error) {
+	b := &Backend{family: tool.Family(), rules: tool, hasher: ruleset.NewHasher()}
 	w, err := b.scanRules(ctx)
 	if err != nil {
-		return fmt.Errorf("clean up rules, %s, %s: %w", family, flavour, err)
+		return 0, err
 	}
 	if _, ours := w.sums[chainID{"filter", ipvsFilterChain}]; !ours {
-		return nil // the chains that both backends have are the other one's
+		return 0, nil // the chains that both backends have are the other one's
 	}
 	for _, rule := range w.base {
 		if _, err := tool.RemoveJump(rule.jump()); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	s.removed = append(s.removed, fmt.Sprintf("%s, %s: %d chains", family, flavour, len(w.sums)))
-	err = tool.Restore(ctx, deletion(w, func(chainID) bool { return true }))
+	n, err := tool.DeleteChains(ctx, w.chains(func(chainID) bool { return true }))
 	if err == nil {
-		return nil
+		return n, nil
 	}
 	// Chains of iptables mode, which ran here too, lead to some that both have: its own
 	// cleanup takes those.
-	return tool.Restore(ctx, deletion(w, func(c chainID) bool { return !slices.Contains(shared, c) }))
+	return tool.DeleteChains(ctx, w.chains(func(c chainID) bool { return !slices.Contains(shared, c) }))
 }
 
 // shared are the chains that iptables mode has, too.
 var shared = []chainID{{"nat", servicesChain}, {"nat", postroutingChain}, {"nat", markMasqChain}, {"filter", forwardChain}}
 
-// deletion is the input that deletes some of our chains.
-func deletion(w wall, some func(chainID) bool) []byte {
-	var changes []ruleset.Change
-	for _, table := range tableNames {
-		change := ruleset.Change{Table: table}
-		for key := range w.sums {
-			if key.table == table && some(key) {
-				change.Deletes = append(change.Deletes, key.name)
-			}
+// chains are some of our chains, by table.
+func (w *wall) chains(some func(chainID) bool) map[string][]string {
+	chains := map[string][]string{}
+	for c := range w.sums {
+		if some(c) {
+			chains[c.table] = append(chains[c.table], c.name)
 		}
-		changes = append(changes, change)
 	}
-	return ruleset.Print(changes, 0).Text
+	return chains
 }
 
 func (s *scrubber) scrubSets(family proxier.Family) error {

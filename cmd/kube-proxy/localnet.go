@@ -44,28 +44,30 @@ func enableLocalnet() (changed bool, err error) {
 	return node.EnableRouteLocalnet()
 }
 
-// closeLocalhost undoes openLocalhost if it was us, and says what it undid.
+// closeLocalhost undoes openLocalhost if it was us, and says what it undid. The mark
+// goes last: whoever ends between the two is known to have more to do.
 func closeLocalhost(ctx context.Context) (removed []string, err error) {
-	for _, flavour := range []ruleset.Flavour{ruleset.NFT, ruleset.Legacy} {
-		if flavour == ruleset.Legacy && !ruleset.LegacyTables(proxier.IPv4, "nat") {
+	var errs []error
+	for tool, err := range ruleset.Tools(ctx, proxier.IPv4, "nat") {
+		if err != nil {
+			errs = append(errs, err)
 			continue
 		}
-		tool, findErr := ruleset.Find(ctx, proxier.IPv4, flavour)
-		if findErr != nil {
-			continue // not installed: nothing of it can be there
-		}
-		gone, goneErr := tool.DeleteChain("nat", localnetMark)
-		err = errors.Join(err, goneErr)
-		if !gone {
+		ours, err := tool.HasChain("nat", localnetMark)
+		if err != nil || !ours {
+			errs = append(errs, err)
 			continue
 		}
-		changed, sysctlErr := node.DisableRouteLocalnet()
-		err = errors.Join(err, sysctlErr)
+		changed, err := node.DisableRouteLocalnet()
 		if changed {
 			removed = append(removed, "net.ipv4.conf.all.route_localnet, which is 0 again")
 		}
+		if err == nil {
+			_, err = tool.DeleteChain("nat", localnetMark)
+		}
+		errs = append(errs, err)
 	}
-	return removed, err
+	return removed, errors.Join(errs...)
 }
 
 // keepMark has the mark stand in one flavour alone: a node that changed its flavour has
