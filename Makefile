@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build install-deps run test torture soak image proxybench bench bench-targets bench-report bench-guard gobench lint fmt clean update
+.PHONY: help build install-deps run test fuzz vuln torture soak image proxybench bench bench-targets bench-report bench-guard gobench lint fmt clean update
 
 help: ## show this
 	@echo 'Switchyard: a kube-proxy.'
@@ -98,6 +98,12 @@ bench-report: proxybench ## make docs/benchmarks anew: 20 minutes on a machine t
 bench-guard: ## the cheap ratios must not be worse than test/bench/baseline.json; under 5 minutes, part of make test
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/proxybench ./cmd/proxybench
 	@$(SUDO) bin/proxybench guard $(ARGS)
+
+fuzz: ## fuzz every parser of what comes from outside, a while each (FUZZTIME=10m)
+	@FUZZTIME='$(or $(FUZZTIME),10m)' bash test/fuzz.sh
+
+vuln: ## look for known vulnerabilities in what the program calls; needs the Go vulnerability database
+	@bash test/vuln.sh
 
 lint: ## go vet, gofmt, staticcheck
 	$(GO) vet ./...

@@ -64,7 +64,9 @@ if [ $# -eq 0 ] && [ $status -eq 0 ]; then
 fi
 
 if [ $# -eq 0 ] && [ $status -eq 0 ]; then
-	step 'fuzzing, a while for each target'
+	step 'known vulnerabilities'
+	bash test/vuln.sh || status=$?
+	step 'fuzzing, 10 s for each target, two at a time'
 	bash test/fuzz.sh || status=$?
 	tail -n 1 "$counts"
 fi

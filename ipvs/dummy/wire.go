@@ -101,7 +101,7 @@ func parseAddress(data []byte) (p netip.Prefix, index uint32) {
 		addr, ok := netip.AddrFromSlice(value)
 		// IFA_ADDRESS is the other end of a link that has two; IPv6 without one
 		// has no IFA_LOCAL.
-		if ok && (typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !p.IsValid()) {
+		if ok && int(data[1]) <= addr.BitLen() && (typ == unix.IFA_LOCAL || typ == unix.IFA_ADDRESS && !p.IsValid()) {
 			p = netip.PrefixFrom(addr, int(data[1]))
 		}
 	}

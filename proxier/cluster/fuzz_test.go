@@ -75,3 +75,48 @@ func FuzzSlice(f *testing.F) {
 		}
 	})
 }
+
+// Whatever Node the API holds: no panic, an object set twice changes nothing, and no
+// address means the host itself.
+func FuzzNode(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"name":"node-1","labels":{"topology.kubernetes.io/zone":"a"}},"spec":{"podCIDRs":["10.244.1.0/24","fd00::/80"],
+		"taints":[{"key":"ToBeDeletedByClusterAutoscaler"}]},"status":{"addresses":[{"type":"InternalIP","address":"192.168.0.2"}]}}`))
+	f.Add([]byte(`{"metadata":{"name":"node-1"},"spec":{"podCIDR":"x","podCIDRs":["","::/129"]},"status":{"addresses":[{"type":"ExternalIP","address":"fe80::1%eth0"},{"address":"::ffff:1.2.3.4"}]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var node corev1.Node
+		if json.Unmarshal(data, &node) != nil {
+			return
+		}
+		s := NewStore("node-1")
+		s.SetNode(&node)
+		if s.SetNode(&node) {
+			t.Fatal("the same Node is a change")
+		}
+		if n := s.Snapshot().Node; n != nil {
+			for _, a := range n.Addresses {
+				if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+					t.Fatalf("address %v", a)
+				}
+			}
+		}
+	})
+}
+
+// Whatever a person writes into the annotations: a balance, or a problem that says why
+// not.
+func FuzzAnnotations(f *testing.F) {
+	f.Add("mh,mh-port", `{"10.0.0.1": 3, "fd00::1": 0}`, "v2")
+	f.Add("", `{"10.0.0.1": 65536}`, "v1")
+	f.Fuzz(func(t *testing.T, scheduler, weights, proxy string) {
+		var p problems
+		b := trimBalance(map[string]string{annotationScheduler: scheduler, annotationWeights: weights, annotationProxy: proxy}, &p)
+		if len(b.Scheduler) > maxScheduler {
+			t.Fatalf("a scheduler of %d bytes", len(b.Scheduler))
+		}
+		for i, w := range b.Weights {
+			if i > 0 && b.Weights[i-1].Addr.Compare(w.Addr) >= 0 {
+				t.Fatalf("weights are not sorted: %v", b.Weights)
+			}
+		}
+	})
+}

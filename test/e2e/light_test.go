@@ -28,6 +28,7 @@ func TestEndToEnd(t *testing.T) {
 	t.Run("on a node of its own", func(t *testing.T) {
 		for _, one := range []part{
 			{"no Node", c.noNode},
+			{"a Node without an address", c.noAddress},
 			{"init only", c.initOnly},
 			{"few rights", c.fewRights},
 			{"wrong input", c.wrongInput},

@@ -145,3 +145,32 @@ func (c *cluster) seenAs(t *testing.T, from, to string) netip.Addr {
 	}
 	return r.ClientSeen.Addr()
 }
+
+// noAddress: a Node that has no address yet is waited for as long as one that does not
+// exist, a line says for how long, and an address that comes is followed.
+func (c *cluster) noAddress(t *testing.T) {
+	t.Parallel()
+	c.create(t, "apiVersion: v1\nkind: Service\nmetadata: {name: ported}\nspec: {type: NodePort, clusterIP: 172.30.0.44, ports: [{port: 80, nodePort: 30044}]}")
+	c.create(t, slice("ported", podA1))
+	p := c.program(t, c.addNode(t))
+	name := p.host.Name()
+	c.create(t, "apiVersion: v1\nkind: Node\nmetadata: {name: "+name+"}")
+	p.configure("nodePortAddresses: [primary]\n")
+	began := time.Now()
+	p.start()
+	p.says("level=WARN", "waiting", `for="an address of the Node `+name+`"`, "atMost=")
+	p.says("going on without what was waited for", `missing="an address of the Node `+name+`"`, "waited=30s")
+	if took := time.Since(began); took < 29*time.Second || took > 40*time.Second {
+		t.Errorf("it began after %s, want half a minute", took)
+	}
+	c.reaches(t, name, "172.30.0.44:80", podA1)
+	addr, err := p.host.Output(t.Context(), "ip", "-4", "-o", "addr", "show", "dev", netlab.Uplink)
+	check(t, err)
+	own, _, _ := strings.Cut(strings.Fields(addr)[3], "/")
+	if got := c.ask(netlab.Outside, own+":30044"); got == podA1.String() {
+		t.Error("a NodePort at a primary address that is not known")
+	}
+	c.patchNode(t, name, "status", `{"status":{"addresses":[{"type":"InternalIP","address":"`+own+`"}]}}`)
+	took := c.reaches(t, netlab.Outside, own+":30044", podA1)
+	t.Logf("the NodePort answers at %s, %s after the Node got the address", own, took.Round(time.Millisecond))
+}
