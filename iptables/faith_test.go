@@ -61,17 +61,17 @@ func given(s *proxier.State, to int, vip string) *proxier.State {
 // has one all the while; also when the process that looks for the culprit has only just
 // started.
 func TestNoAddressIsWithoutItsService(t *testing.T) {
-	plain := plainState(40, 2)
+	plain := plainState(14, 2)
 	const vip = "198.51.100.9:80"
 	for _, c := range []struct {
 		name    string
 		was, is *proxier.State
 		also    []netip.AddrPort // besides the ClusterIPs
 	}{
-		{"services are made anew under other names", plain, renamed(plain, 1, 2, 4, 30), nil},
-		{"an address moves to a service before it", given(plain, 20, vip), given(plain, 3, vip),
+		{"services are made anew under other names", plain, renamed(plain, 1, 2, 4, 12), nil},
+		{"an address moves to a service before it", given(plain, 10, vip), given(plain, 3, vip),
 			[]netip.AddrPort{netip.MustParseAddrPort(vip)}},
-		{"an address moves to a service behind it", given(plain, 3, vip), given(plain, 20, vip),
+		{"an address moves to a service behind it", given(plain, 3, vip), given(plain, 10, vip),
 			[]netip.AddrPort{netip.MustParseAddrPort(vip)}},
 	} {
 		for _, restart := range []bool{false, true} {
