@@ -201,7 +201,7 @@ func TestPoisonLegacy(t *testing.T) {
 	const program = "iptables-legacy-restore"
 	real, err := exec.LookPath(program)
 	if err != nil {
-		t.Skip("needs ", program)
+		t.Skipf("missing: %s; install the package iptables", program)
 	}
 	l := newLab(t)
 	dir := t.TempDir()

@@ -52,7 +52,7 @@ func ensured(t testing.TB) *dummy.Kernel {
 	k := alone(t)
 	created, err := k.Ensure()
 	if errors.Is(err, dummy.ErrNoModule) {
-		t.Skip("needs dummy devices in the kernel: ", err)
+		t.Skip("needs dummy devices in the kernel; load the module dummy: ", err)
 	}
 	if err != nil || !created {
 		t.Fatal(created, err)

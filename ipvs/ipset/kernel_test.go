@@ -37,7 +37,7 @@ func alone(t testing.TB) *ipset.Kernel {
 	netlab.Alone(t)
 	k, err := ipset.Open(ipset.Options{})
 	if errors.Is(err, ipset.ErrNoModule) {
-		t.Skip("needs ipset in the kernel: ", err)
+		t.Skip("needs ipset in the kernel; load the module ip_set: ", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +335,7 @@ func TestASetGrowsUnderARule(t *testing.T) {
 	rule := strings.Fields("-A INPUT -m set --match-set " + small.Name + " dst,dst -j DROP")
 	if exec.Command("iptables", rule...).Run() != nil { // no nft tables in the kernel
 		if out, err := exec.Command("iptables-legacy", rule...).CombinedOutput(); err != nil {
-			t.Skipf("needs the match set of iptables: %v: %s", err, out)
+			t.Skipf("needs the match set of iptables; load the module xt_set: %v: %s", err, out)
 		}
 	}
 	if err := k.Destroy(small.Name); !errors.Is(err, ipset.ErrInUse) {

@@ -46,7 +46,7 @@ func alone(t testing.TB) *vs.Kernel {
 	netlab.Alone(t)
 	k, err := vs.Open(vs.Options{})
 	if errors.Is(err, vs.ErrNoModule) {
-		t.Skip("needs IPVS in the kernel: ", err)
+		t.Skip("needs IPVS in the kernel; load the module ip_vs: ", err)
 	}
 	must(t, err)
 	t.Cleanup(k.Close)
@@ -443,7 +443,7 @@ func TestWithoutModule(t *testing.T) {
 	k, err := vs.Open(vs.Options{})
 	if err == nil {
 		k.Close()
-		t.Skip("needs a kernel without IPVS")
+		t.Skip("needs a kernel without IPVS; unload the module ip_vs")
 	}
 	if !errors.Is(err, vs.ErrNoModule) || !strings.Contains(err.Error(), "load the module ip_vs") {
 		t.Errorf("open: %v", err)

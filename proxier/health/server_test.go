@@ -138,7 +138,7 @@ func TestListenersFollowTheState(t *testing.T) {
 
 func TestBothFamiliesHaveTheSamePort(t *testing.T) {
 	if ln, err := net.Listen("tcp6", "[::1]:0"); err != nil {
-		t.Skip("needs IPv6: ", err)
+		t.Skip("needs ::1; set the sysctl net.ipv6.conf.lo.disable_ipv6 to 0: ", err)
 	} else {
 		ln.Close()
 	}

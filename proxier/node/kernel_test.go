@@ -230,7 +230,7 @@ func TestHasFamily(t *testing.T) {
 		t.Error("IPv4 is missing, or no family is there")
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		t.Skip("needs a kernel with IPv6")
+		t.Skip("needs IPv6 in the kernel; start it without ipv6.disable=1")
 	}
 	for value, want := range map[string]bool{"1": false, "0": true} {
 		if _, err := SetSysctl("net.ipv6.conf.all.disable_ipv6", value); err != nil {
@@ -249,7 +249,7 @@ func TestConntrackLiberal(t *testing.T) {
 		if ConntrackLiberal() {
 			t.Error("liberal without conntrack")
 		}
-		t.Skip("needs conntrack: ", err)
+		t.Skip("needs conntrack in the kernel; load the module nf_conntrack: ", err)
 	}
 	for value, want := range map[string]bool{"1": true, "0": false} {
 		if _, err := SetSysctl(name, value); err != nil {

@@ -313,7 +313,7 @@ func TestColdServerIsWaitedFor(t *testing.T) {
 		t.Error("changed was called before anything was known")
 	}
 	if l, err = net.Listen("tcp", addr); err != nil {
-		t.Skip("another program has taken the port of the server")
+		t.Skip("another program has taken the port of the server meanwhile; run it again: ", err)
 	}
 	a := filled(t)
 	go func() { _ = http.Serve(l, a) }()

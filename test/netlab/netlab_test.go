@@ -22,7 +22,7 @@ import (
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
+		t.Skip("needs root: network namespaces")
 	}
 }
 
@@ -128,7 +128,7 @@ func TestPodPacketsPassTheNode(t *testing.T) {
 func count(t *testing.T, c *Cluster, tool string) {
 	t.Helper()
 	if _, err := exec.LookPath(tool); err != nil {
-		t.Skipf("needs %s", tool)
+		t.Skipf("missing: %s; install the package iptables", tool)
 	}
 	_, err := c.Host(NodeA).Output(t.Context(), tool, "-t", "raw", "-A", "PREROUTING", "-i", PodBridge, "-p", "udp")
 	if err != nil {
