@@ -167,10 +167,10 @@ func (c *cluster) noAddress(t *testing.T) {
 	addr, err := p.host.Output(t.Context(), "ip", "-4", "-o", "addr", "show", "dev", netlab.Uplink)
 	check(t, err)
 	own, _, _ := strings.Cut(strings.Fields(addr)[3], "/")
-	if got := c.ask(netlab.Outside, own+":30044"); got == podA1.String() {
+	if got := c.ask(name, own+":30044"); got == podA1.String() {
 		t.Error("a NodePort at a primary address that is not known")
 	}
 	c.patchNode(t, name, "status", `{"status":{"addresses":[{"type":"InternalIP","address":"`+own+`"}]}}`)
-	took := c.reaches(t, netlab.Outside, own+":30044", podA1)
+	took := c.reaches(t, name, own+":30044", podA1)
 	t.Logf("the NodePort answers at %s, %s after the Node got the address", own, took.Round(time.Millisecond))
 }
