@@ -165,14 +165,6 @@ func (m *machine) says(words ...string) {
 	})
 }
 
-// silent reports that no line has these words.
-func (m *machine) silent(word string) {
-	m.t.Helper()
-	if strings.Contains(m.log.String(), word) {
-		m.t.Errorf("its log has %q", word)
-	}
-}
-
 // answers waits until a Service answers.
 func (m *machine) answers(from *netlab.Host, to netip.AddrPort) netlab.Result {
 	m.t.Helper()
