@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"switchyard/iptables/ruleset"
@@ -13,7 +14,7 @@ import (
 var _ proxier.Heir = (*Backend)(nil)
 
 // Led implements proxier.Heir: it reads the table nat as text, once.
-func (b *Backend) Led(ctx context.Context, ways []proxier.Way) ([]proxier.Way, error) {
+func (b *Backend) Led(ctx context.Context, node *proxier.Node, ways []proxier.Way) ([]proxier.Way, error) {
 	text, err := b.kernel.Save(ctx, "nat")
 	if err != nil {
 		return nil, fmt.Errorf("read what the process before left: %w", err)
@@ -24,7 +25,7 @@ func (b *Backend) Led(ctx context.Context, ways []proxier.Way) ([]proxier.Way, e
 	}
 	var led []proxier.Way
 	for _, w := range ways {
-		if left.led(w) {
+		if left.led(w, node) {
 			led = append(led, w)
 		}
 	}
@@ -68,7 +69,13 @@ func leadsToService(chain string) bool {
 	return false
 }
 
-func (l legacy) led(w proxier.Way) bool {
-	return l.endpoints[w.Endpoint] &&
-		(l.fronts[front{w.Protocol, w.To.Addr(), w.To.Port()}] || l.fronts[front{protocol: w.Protocol, port: w.To.Port()}])
+// led reports whether a flow was ours. An address of a service is nobody else's; at a
+// node's own address others may have had the flow before us, so that a node port's must
+// have gone to an endpoint or a pod.
+func (l legacy) led(w proxier.Way, node *proxier.Node) bool {
+	if l.fronts[front{w.Protocol, w.To.Addr(), w.To.Port()}] {
+		return true
+	}
+	isPod := slices.ContainsFunc(node.PodRanges, func(p netip.Prefix) bool { return p.Contains(w.Endpoint.Addr()) })
+	return l.fronts[front{protocol: w.Protocol, port: w.To.Port()}] && (l.endpoints[w.Endpoint] || isPod)
 }

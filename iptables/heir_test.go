@@ -34,13 +34,15 @@ COMMIT
 	ours := []proxier.Way{
 		way(proxier.UDP, "172.30.0.10:53", "10.180.0.11:53"),
 		way(proxier.UDP, "192.168.0.2:30053", "10.180.0.11:53"),
+		way(proxier.UDP, "192.168.0.2:30053", "10.180.0.12:53"), // a pod that terminates
+		way(proxier.UDP, "172.30.0.10:53", "172.18.0.2:53"),
 	}
 	others := []proxier.Way{
-		way(proxier.UDP, "172.30.0.10:53", "172.17.0.2:53"),    // an endpoint that no rule of ours has
+		way(proxier.UDP, "192.168.0.2:30053", "172.17.0.2:53"), // neither an endpoint nor a pod
 		way(proxier.UDP, "192.168.0.2:5353", "10.180.0.11:53"), // a port that only others' rules have
 		way(proxier.SCTP, "172.30.0.10:53", "10.180.0.11:53"),
 	}
-	led, err := k.backend().Led(t.Context(), slices.Concat(ours, others))
+	led, err := k.backend().Led(t.Context(), &proxier.Node{PodRanges: []netip.Prefix{netip.MustParsePrefix("10.180.0.0/16")}}, slices.Concat(ours, others))
 	if err != nil || !slices.Equal(led, ours) {
 		t.Errorf("led: %v, %v; want %v", led, err, ours)
 	}

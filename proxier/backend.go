@@ -45,9 +45,11 @@ type Starter interface {
 
 // Heir is a Backend that can tell where the process before it sent packets.
 type Heir interface {
-	// Led returns those of some ways by which what stands in the kernel, before the
-	// first Apply, leads packets. What is somebody else's leads nobody.
-	Led(ctx context.Context, ways []Way) ([]Way, error)
+	// Led returns those of some ways that packets took by what stands in the kernel
+	// before the first Apply, or by what stood there a moment before: an endpoint that
+	// terminates keeps its flows and has no rule. node tells who is a pod. What is
+	// somebody else's leads nobody.
+	Led(ctx context.Context, node *Node, ways []Way) ([]Way, error)
 }
 
 // Way is where a flow was sent, and the endpoint to which it went.

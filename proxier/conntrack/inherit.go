@@ -38,7 +38,7 @@ func (c *Cleaner) Inherit(ctx context.Context, want *proxier.State,
 		for w := range unexplained {
 			ways = append(ways, w)
 		}
-		led, err = heir.Led(ctx, ways)
+		led, err = heir.Led(ctx, &want.Node, ways)
 	}
 	if err != nil {
 		c.log.Warn("flows to services that are gone since before this start may stay", "family", want.Family.String(), "err", err)

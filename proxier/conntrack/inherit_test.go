@@ -15,7 +15,7 @@ type heir struct {
 	err   error
 }
 
-func (h *heir) Led(_ context.Context, ways []proxier.Way) (led []proxier.Way, err error) {
+func (h *heir) Led(_ context.Context, _ *proxier.Node, ways []proxier.Way) (led []proxier.Way, err error) {
 	h.asked = len(ways)
 	for _, w := range ways {
 		for _, s := range h.led {
