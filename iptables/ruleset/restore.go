@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -273,6 +274,11 @@ func execute(ctx context.Context, p program) outcome {
 	cmd := exec.CommandContext(ctx, p.path, p.args...)
 	// Bounds the wait for a grandchild that keeps the pipes open after the kill.
 	cmd.WaitDelay = time.Second
+	// A program that waits for the lock would write for a process that was killed
+	// meanwhile, beside the next one: a jump would stand twice.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // it is the death of the thread that counts
+	defer runtime.UnlockOSThread()
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if p.stdin != nil {
 		cmd.Stdin = bytes.NewReader(p.stdin)
