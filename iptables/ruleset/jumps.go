@@ -63,16 +63,28 @@ func (t *Tool) EnsureJump(j Jump) (added bool, err error) {
 	if exists {
 		return false, nil
 	}
-	t.execs.Add(1)
-	if j.Append {
-		err = t.ipt.Append(j.Table, j.From, j.spec()...)
-	} else {
-		err = t.ipt.Insert(j.Table, j.From, 1, j.spec()...)
-	}
-	if err != nil {
-		return false, fmt.Errorf("add jump %s: %w", j, t.ruleError(j.Table, err))
+	if err := t.addJump(j); err != nil {
+		return false, fmt.Errorf("add jump %s: %w", j, err)
 	}
 	return true, nil
+}
+
+// addJump runs the program itself: that of the library would outlive this process, wait
+// on for the lock, and add the jump beside that of the next process.
+func (t *Tool) addJump(j Jump) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*saveTimeout)
+	defer cancel()
+	where := "-I"
+	if j.Append {
+		where = "-A"
+	}
+	args := append([]string{"-w", lockSeconds, "-t", j.Table, where, j.From}, j.spec()...)
+	r := t.execute(ctx, program{path: t.bin.iptables, args: args})
+	if r.err == nil {
+		return nil
+	}
+	text := strings.Join(args, " ")
+	return t.refusal(ctx, t.bin.iptables, r, &RestoreError{Table: j.Table, Text: text[:min(len(text), maxText)], Stderr: r.stderr})
 }
 
 // RemoveJump deletes every copy of the jump. A chain or rule that does not exist is

@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	// patience is how long one is waited for: the kernel has sent a lost SYN again
-	// after 1 s and after 3 s.
-	patience = 4 * time.Second
 	// retransmitted is what a connection takes at least whose first SYN was lost.
 	retransmitted = 950 * time.Millisecond
 	// maxOpen bounds the connections under way; the ticks beyond it are counted.
@@ -167,7 +164,7 @@ func (l *load) focused() (mine []target) {
 func (l *load) connect(t target) {
 	from := time.Now()
 	r := l.client(t.client).Probe(context.Background(), netlab.Probe{
-		Protocol: proxier.TCP, Src: l.source(t), Dst: t.packet.Dst, Timeout: patience,
+		Protocol: proxier.TCP, Src: l.source(t), Dst: t.packet.Dst, Timeout: l.pace.patience,
 	})
 	until := time.Now()
 	l.mu.Lock()

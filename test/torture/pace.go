@@ -11,6 +11,9 @@ type pace struct {
 	// every is how often a connection is tried, sendEvery how often a sender sends
 	// (its flow never expires), streamEvery how often a stream says something.
 	every, sendEvery, streamEvery time.Duration
+	// patience is how long a connection is waited for: the kernel has sent a lost SYN
+	// again after 1 s and after 3 s.
+	patience time.Duration
 	// silence is how long nothing is heard until there is nothing to hear.
 	silence time.Duration
 	// resumes is how soon after the rules a UDP flow must go where it should.
@@ -45,16 +48,16 @@ func (p pace) light() pace {
 // milliseconds is only looked at.
 func thisPace() pace {
 	p := pace{
-		every: 2 * time.Millisecond, sendEvery: 50 * time.Millisecond, streamEvery: 50 * time.Millisecond,
+		every: 2 * time.Millisecond, patience: 4 * time.Second, sendEvery: 50 * time.Millisecond, streamEvery: 50 * time.Millisecond,
 		silence: 300 * time.Millisecond, resumes: 2 * time.Second, grace: 5 * time.Second,
 		repair: 5 * time.Second, moved: 100 * time.Millisecond, beside: 3 * time.Second, sync: 20 * time.Second,
 		settles: 700 * time.Millisecond,
 	}
 	if uml.Inside() {
 		p = pace{
-			every: 30 * time.Millisecond, sendEvery: 500 * time.Millisecond, streamEvery: 500 * time.Millisecond,
-			silence: 1500 * time.Millisecond, resumes: 5 * time.Second, grace: 15 * time.Second,
-			repair: 20 * time.Second, moved: time.Second, beside: 10 * time.Second, sync: time.Minute,
+			every: 30 * time.Millisecond, patience: 12 * time.Second, sendEvery: 500 * time.Millisecond, streamEvery: 500 * time.Millisecond,
+			silence: 1500 * time.Millisecond, resumes: 15 * time.Second, grace: time.Minute,
+			repair: time.Minute, moved: time.Second, beside: 10 * time.Second, sync: 3 * time.Minute,
 			settles: 3 * time.Second,
 		}
 	}

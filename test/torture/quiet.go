@@ -43,7 +43,7 @@ func (p *player) quiet(ctx context.Context) error {
 			return err
 		}
 	}
-	took, err := p.converge(ctx, convergeBound)
+	took, err := p.converge(ctx, max(convergeBound, 3*p.pace.repair))
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (p *player) ask(t target) {
 	state := p.history.latest()[proxier.FamilyOf(t.packet.Dst.Addr())]
 	fate := state.Decide(t.packet)
 	for range perFrontend {
-		probe := netlab.Probe{Protocol: t.packet.Protocol, Dst: t.packet.Dst, Timeout: patience}
+		probe := netlab.Probe{Protocol: t.packet.Protocol, Dst: t.packet.Dst, Timeout: p.pace.patience}
 		switch fate.Verdict {
 		case proxier.Drop, proxier.Pass:
 			probe.Timeout = p.pace.silence

@@ -15,12 +15,6 @@ import (
 	"switchyard/proxier/proxiertest"
 )
 
-const (
-	// streamPatience is how long it waits for the echo: more than TCP takes to get over a
-	// few lost segments.
-	streamPatience = 8 * time.Second
-)
-
 // stream is one long-lived connection through a slot's ClusterIP, whose bytes come
 // back. It lives on whatever becomes of its Service.
 type stream struct {
@@ -89,7 +83,7 @@ func (s *stream) open(ctx context.Context) net.Conn {
 	}
 	s.ports++
 	src := netip.AddrPortFrom(t.packet.Src, uint16(6000+100*s.slot)+s.ports%100)
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, s.pace.patience)
 	defer cancel()
 	conn, err := s.client(t.client).Dial(ctx, "tcp", src, t.packet.Dst)
 	if err != nil {
@@ -101,7 +95,7 @@ func (s *stream) open(ctx context.Context) net.Conn {
 // talk says something and waits until it comes back, until one of them fails.
 func (s *stream) talk(ctx context.Context, conn net.Conn) error {
 	back := bufio.NewReader(conn)
-	if err := conn.SetDeadline(time.Now().Add(streamPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * s.pace.patience)); err != nil {
 		return err
 	}
 	if _, err := back.ReadString('\n'); err != nil { // who it is
@@ -109,7 +103,7 @@ func (s *stream) talk(ctx context.Context, conn net.Conn) error {
 	}
 	for n := 0; ctx.Err() == nil; n++ {
 		word := bytes.Repeat([]byte{byte(n)}, 64)
-		if err := conn.SetDeadline(time.Now().Add(streamPatience)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(2 * s.pace.patience)); err != nil {
 			return err
 		}
 		if _, err := conn.Write(word); err != nil {
