@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -18,6 +19,12 @@ import (
 	"switchyard/proxier"
 	"switchyard/test/uml"
 )
+
+// TestMain keeps the backends quiet that program fresh nodes.
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}
 
 // slice is how long each mode is tortured, all at the same time.
 const slice = 180 * time.Second
