@@ -39,9 +39,9 @@ func TestTortureUserspace(t *testing.T) { tortureHere(t, "userspace", "nft", 3) 
 
 // TestTortureIPVS is the same in a kernel that has IPVS.
 func TestTortureIPVS(t *testing.T) {
-	t.Parallel()
 	o := uml.Options{Timeout: slice + 10*time.Minute}
-	if !uml.Inside() {
+	if !uml.Inside() { // where tests run one after another
+		t.Parallel()
 		o.Env = []string{builtProgram + "=" + build(t)}
 	}
 	uml.Tests(t, o, uml.Case{Name: "torture", Test: func(t *testing.T) {
