@@ -23,6 +23,7 @@ func cleanup(args []string, out io.Writer) error {
 	var errs []error
 	nothing := true
 	// Before the guard that stands behind it goes.
+	errs = append(errs, adoptLocalnet(context.Background()))
 	removed, err := closeLocalhost(context.Background())
 	for _, what := range removed {
 		fmt.Fprintf(out, "put back %s\n", what)
@@ -51,7 +52,7 @@ func cleanup(args []string, out io.Writer) error {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	if nothing && len(errs) == 0 {
+	if nothing && errors.Join(errs...) == nil {
 		fmt.Fprintln(out, "nothing of ours was there")
 	}
 	return errors.Join(errs...)

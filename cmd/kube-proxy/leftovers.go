@@ -15,11 +15,12 @@ type leftovers struct {
 	held proxier.Claim   // of the mode that runs: its chains and ways stay
 	all  []proxier.Claim // of every mode
 
-	table   string
-	chains  map[string]bool     // that stand; true: somebody's who does not run
-	rules   map[string][]string // of each chain, as iptables-save prints them
-	order   []string            // chains, by their first mention
-	shared  bool                // KUBE-FIREWALL is the kubelet's, too
+	table  string
+	chains map[string]bool     // that stand; true: somebody's who does not run
+	rules  map[string][]string // of each chain, as iptables-save prints them
+	order  []string            // chains, by their first mention
+	shared bool                // KUBE-FIREWALL is the kubelet's, too
+	hollow bool                // KUBE-FIREWALL holds nothing: upstream has it so for IPv6
 }
 
 // The chain that the kubelet and iptables mode share, and the one by which the kubelet
@@ -95,7 +96,8 @@ func (l *leftovers) settleFirewall() {
 	foreign := func(rule string) bool { return !l.isOld(rule) }
 	_, kubelet := l.chains[kubeletCanary]
 	l.shared = kubelet || slices.ContainsFunc(l.rules[kubeFirewall], foreign)
-	l.chains[kubeFirewall] = !l.shared && len(l.rules[kubeFirewall]) > 0
+	l.hollow = !l.shared && len(l.rules[kubeFirewall]) == 0
+	l.chains[kubeFirewall] = !l.shared
 }
 
 // isOld reports whether a rule in a chain of others' is one that only modes have made
@@ -108,7 +110,8 @@ func (l *leftovers) isOld(rule string) bool {
 	parsed := ruleset.ParseRule(words[2])
 	way := fmt.Sprintf("%s -A %s %s", l.table, words[1], &parsed)
 	has := func(c proxier.Claim) bool { return slices.Contains(c.Ways, way) }
-	return !has(l.held) && slices.ContainsFunc(l.all, has)
+	held := has(l.held) && !(l.hollow && jumpOf(rule) == kubeFirewall)
+	return !held && slices.ContainsFunc(l.all, has)
 }
 
 // jumpOf is the chain to which a rule leads, or its verdict.

@@ -49,6 +49,9 @@ func TestLeftovers(t *testing.T) {
 		{"KUBE-FIREWALL of iptables mode", "userspace", "filter", firewall(), []string{
 			"-D INPUT -j KUBE-FIREWALL", "KUBE-FIREWALL"}},
 		{"KUBE-FIREWALL of the mode that runs", "iptables", "filter", firewall(), nil},
+		{"KUBE-FIREWALL that holds nothing", "iptables", "filter",
+			[]string{":INPUT ACCEPT [0:0]", ":KUBE-FIREWALL - [0:0]", "-A INPUT -j KUBE-FIREWALL"},
+			[]string{"-D INPUT -j KUBE-FIREWALL", "KUBE-FIREWALL"}},
 		{"KUBE-FIREWALL beside a kubelet", "userspace", "filter", append(firewall(), ":KUBE-KUBELET-CANARY - [0:0]"), nil},
 		{"KUBE-FIREWALL with another's rule", "userspace", "filter", append(firewall(), "-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP"), nil},
 	} {

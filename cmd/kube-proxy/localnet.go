@@ -44,6 +44,28 @@ func enableLocalnet() (changed bool, err error) {
 	return node.EnableRouteLocalnet()
 }
 
+// adoptLocalnet leaves the mark where upstream's iptables mode has run, which sets
+// route_localnet and never takes it back. That it was somebody else nobody can tell,
+// and left on without the guard it would open 127.0.0.0/8 to strangers.
+func adoptLocalnet(ctx context.Context) error {
+	if on, err := node.RouteLocalnet(); !on || err != nil {
+		return err
+	}
+	var errs []error
+	for tool, err := range ruleset.Tools(ctx, proxier.IPv4, "nat") {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		ran, err := tool.HasChain("nat", upstreamCanary)
+		if ran {
+			err = tool.EnsureChain("nat", localnetMark)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // closeLocalhost undoes openLocalhost if it was us, and says what it undid. The mark
 // goes last: whoever ends between the two is known to have more to do.
 func closeLocalhost(ctx context.Context) (removed []string, err error) {

@@ -103,6 +103,7 @@ func (t *takeover) remove(ctx context.Context) (removed []string, err error) {
 	note := func(what []string, err error) {
 		removed, errs = append(removed, what...), append(errs, err)
 	}
+	note(nil, adoptLocalnet(ctx))
 	if !t.driver.Localnet {
 		// Before the guard that stands behind it goes.
 		note(closeLocalhost(ctx))
@@ -147,8 +148,9 @@ func removeRules(ctx context.Context, held proxier.Claim, flavours map[proxier.F
 	return removed, errors.Join(errs...)
 }
 
-// ruleTables are those in which some mode has rules.
-var ruleTables = []string{"mangle", "nat", "filter"}
+// ruleTables are those in which some mode has rules. What leads connections comes first:
+// a relay that has ended takes none.
+var ruleTables = []string{"nat", "mangle", "filter"}
 
 // removeFrom removes them from one family's tables of one flavour.
 func (l *leftovers) removeFrom(ctx context.Context, tool *ruleset.Tool) (removed []string, err error) {

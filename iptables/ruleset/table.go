@@ -78,13 +78,3 @@ func appendMessage(b []byte, m message) []byte {
 	b = binary.BigEndian.AppendUint16(b, m.resource)
 	return append(b, m.attrs...)
 }
-
-// HasChain reports whether a chain exists.
-func (t *Tool) HasChain(table, chain string) (bool, error) {
-	t.execs.Add(1)
-	exists, err := t.ipt.ChainExists(table, chain)
-	if err != nil {
-		return false, fmt.Errorf("look for chain %s %s: %w", table, chain, t.ruleError(table, err))
-	}
-	return exists, nil
-}

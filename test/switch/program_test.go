@@ -66,6 +66,8 @@ func (st *stage) start(t *testing.T, m mode, more ...string) *program {
 	return st.launch(t, st.binary, os.Getenv("PATH"), append(args, more...))
 }
 
+// launch has the program end with the whole test, since a walk goes on with it after
+// the subtest that started it.
 func (st *stage) launch(t *testing.T, binary, path string, args []string) *program {
 	t.Helper()
 	p := &program{ended: make(chan struct{})}
@@ -78,10 +80,10 @@ func (st *stage) launch(t *testing.T, binary, path string, args []string) *progr
 		defer close(p.ended)
 		_ = p.cmd.Wait() // whoever ended it knows how
 	}()
-	t.Cleanup(func() {
-		p.end(t, syscall.SIGKILL)
-		if t.Failed() {
-			t.Logf("the log of %q:\n%s", args, p.says())
+	st.whole.Cleanup(func() {
+		p.end(st.whole, syscall.SIGKILL)
+		if st.whole.Failed() {
+			st.whole.Logf("the log of %q:\n%s", args, p.says())
 		}
 	})
 	return p

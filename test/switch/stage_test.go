@@ -37,7 +37,7 @@ spec:
   ipFamilies: [IPv4, IPv6]
   ipFamilyPolicy: RequireDualStack
   externalIPs: [198.51.100.41]
-  ports: [{name: http, port: 80, nodePort: 30041}, {name: dns, port: 53, protocol: UDP, nodePort: 30041}]
+  ports: [{name: http, port: 80, nodePort: 30041}, {name: dns, port: 53, protocol: UDP, nodePort: 30043}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -86,6 +86,7 @@ spec:
 
 // stage is a node with pods behind it, clients, and others' things in its kernel.
 type stage struct {
+	whole  *testing.T
 	lab    *netlab.Cluster
 	node   *netlab.Host
 	binary string // of the proxy
@@ -94,6 +95,8 @@ type stage struct {
 	clean   map[string]string // what the node holds without a proxy, by the kubelet's flavour
 	fresh   map[mode]string   // what it holds with one
 	changed []changed
+
+	kubeconfig string // of the API server, if there is one
 }
 
 // setUp lays out the stage, with the program at this path.
@@ -105,7 +108,7 @@ func setUp(t *testing.T, binary string) *stage {
 	})...)
 	check(t, err)
 	t.Cleanup(func() { check(t, lab.Close()) })
-	st := &stage{lab: lab, node: lab.Host(netlab.NodeA), binary: binary, files: t.TempDir(),
+	st := &stage{whole: t, lab: lab, node: lab.Host(netlab.NodeA), binary: binary, files: t.TempDir(),
 		clean: map[string]string{}, fresh: map[mode]string{}}
 	check(t, os.WriteFile(filepath.Join(st.files, "objects.yaml"), []byte(objects), 0o644))
 	for _, pod := range netlab.StandardPods() {
@@ -164,28 +167,36 @@ func flavours() []string {
 	return []string{"nft", "legacy"}
 }
 
+const strangers = `*nat
+:DOCKER - [0:0]
+:KUBE-ROUTER-HAIRPIN - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT -p tcp --dport 4243 -j DOCKER
+-A DOCKER -p tcp --dport 4243 -m comment --comment "kubernetes service portals" -j RETURN
+-A KUBE-ROUTER-HAIRPIN -m mark --mark 0x8000/0x8000 -j RETURN
+-A POSTROUTING -m comment --comment "-j KUBE-SERVICES" -j KUBE-ROUTER-HAIRPIN
+COMMIT
+*filter
+:KUBE-NWPLCY-DEFAULT - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "kubernetes forwarding rules" -j RETURN
+-A INPUT -p tcp --dport 9 -j DROP
+COMMIT
+*mangle
+:KUBE-ROUTER-MARK - [0:0]
+-A PREROUTING -j KUBE-ROUTER-MARK
+-A KUBE-ROUTER-MARK -j RETURN
+COMMIT
+`
+
 // settleStrangers puts others' things into the node's kernel: rules as of a container
 // runtime, a network plugin and the kubelet, with words and names like ours.
 func (st *stage) settleStrangers(t *testing.T) {
 	t.Helper()
 	for _, flavour := range flavours() {
 		for _, tool := range []string{"iptables-" + flavour, "ip6tables-" + flavour} {
-			st.run(t, strings.ReplaceAll(`
-IPT -t nat -N DOCKER
-IPT -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
-IPT -t nat -A OUTPUT -p tcp --dport 4243 -j DOCKER
-IPT -t nat -A DOCKER -p tcp --dport 4243 -m comment --comment "kubernetes service portals" -j RETURN
-IPT -t nat -N KUBE-ROUTER-HAIRPIN
-IPT -t nat -A KUBE-ROUTER-HAIRPIN -m mark --mark 0x8000/0x8000 -j RETURN
-IPT -t nat -A POSTROUTING -m comment --comment "-j KUBE-SERVICES" -j KUBE-ROUTER-HAIRPIN
-IPT -N KUBE-NWPLCY-DEFAULT
-IPT -N DOCKER-USER
-IPT -A FORWARD -j DOCKER-USER
-IPT -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "kubernetes forwarding rules" -j RETURN
-IPT -A INPUT -p tcp --dport 9 -j DROP
-IPT -t mangle -N KUBE-ROUTER-MARK
-IPT -t mangle -A PREROUTING -j KUBE-ROUTER-MARK
-IPT -t mangle -A KUBE-ROUTER-MARK -j RETURN`, "IPT", tool+" -w"))
+			st.run(t, tool+"-restore --noflush <<'END'\n"+strangers+"END")
 		}
 	}
 	if uml.Inside() {
@@ -207,9 +218,12 @@ ipset create KUBE-CLUSTER-IP-OTHER hash:ip,port`)
 }
 
 // hint has the kubelet's chain in one flavour's tables alone, by which the proxy
-// chooses its own.
+// chooses its own if there are two.
 func (st *stage) hint(t *testing.T, flavour string) {
 	t.Helper()
+	if len(flavours()) == 1 {
+		return
+	}
 	for _, f := range flavours() {
 		for _, tool := range []string{"iptables-" + f, "ip6tables-" + f} {
 			if f == flavour {
@@ -257,6 +271,8 @@ func rules(tool, save string) string {
 		chain, policy, _ := strings.Cut(line, " ")
 		switch {
 		case strings.HasPrefix(line, "-A "):
+			line = strings.Replace(line, `-m comment --comment "block incoming localnet connections" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT`,
+				`-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -m comment --comment "block incoming localnet connections"`, 1) // upstream's spelling
 			fmt.Fprintf(&b, "%s %s %s\n", tool, table, line)
 		case strings.HasPrefix(line, ":") && strings.HasPrefix(policy, "- "):
 			fmt.Fprintf(&b, "%s %s %s\n", tool, table, chain)
