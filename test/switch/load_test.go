@@ -47,6 +47,7 @@ type load struct {
 	longest time.Duration // the longest time in which a way was closed
 	where   way
 	control time.Duration // the same of a way on which there is no Service
+	late    time.Duration // how late a connect began: the machine had no time for anybody
 }
 
 // control passes the node, and no Service: if it is closed, the machine stood still.
@@ -79,7 +80,7 @@ var answered = 400 * time.Millisecond * min(patience, 2)
 // to the start of the first one that does not.
 func (l *load) connect(ctx context.Context, host *netlab.Host, w way) {
 	var closed time.Time
-	for ; ctx.Err() == nil; time.Sleep(every) {
+	for ; ctx.Err() == nil; l.rest() {
 		start := time.Now()
 		r := host.Probe(context.Background(), netlab.Probe{Protocol: proxier.TCP, Dst: netip.MustParseAddrPort(w.to), Timeout: answered})
 		l.count(w, r.Verdict)
@@ -94,6 +95,14 @@ func (l *load) connect(ctx context.Context, host *netlab.Host, w way) {
 	if !closed.IsZero() {
 		l.gap(w, time.Since(closed))
 	}
+}
+
+func (l *load) rest() {
+	start := time.Now()
+	time.Sleep(every)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late = max(l.late, time.Since(start)-every)
 }
 
 func (l *load) count(w way, v netlab.Verdict) {

@@ -164,10 +164,10 @@ func (st *stage) restart(t *testing.T, before *program, from, to mode) (after *p
 	time.Sleep(10 * every)
 	load.end()
 	time.Sleep(silence) // what is cut is silent
-	t.Logf("%s to %s: %d connects, %d failed %v, longest gap %s, without a Service %s; the old process took %s to end, the new one %s to its first sync, %s more until nothing was left",
-		from, to, load.tried, load.failed, load.why, load.longest.Round(time.Millisecond), load.control.Round(time.Millisecond),
+	t.Logf("%s to %s: %d connects, %d failed %v, longest gap %s, without a Service %s, the load late by %s; the old process took %s to end, the new one %s to its first sync, %s more until nothing was left",
+		from, to, load.tried, load.failed, load.why, load.longest.Round(time.Millisecond), load.control.Round(time.Millisecond), load.late.Round(time.Millisecond),
 		ended.Round(time.Millisecond), synced.Round(time.Millisecond), alone.Round(time.Millisecond))
-	bound := longest + load.control
+	bound := longest + load.control + 2*load.late
 	if uml.Inside() && from.name == "userspace" { // what it takes a process there to start is no measure
 		bound += synced + alone
 	}
