@@ -174,7 +174,7 @@ func (st *stage) dial(t *testing.T, kind string, w way, n int) (all []*stream) {
 
 // silence is how long a stream may hear nothing: longer than a segment that is lost
 // once or twice is on its way.
-var silence = 1200 * time.Millisecond * min(patience, 2)
+var silence = 1200 * time.Millisecond * min(uml.Patience(), 8)
 
 func (s *stream) talk() {
 	defer close(s.done)
