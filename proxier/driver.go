@@ -82,4 +82,9 @@ type UserspaceSettings struct {
 	// Drain is how long established connections may go on after the end was asked
 	// for; 0: they end at once.
 	Drain time.Duration
+	// Keeper is the command that starts a process which holds the listening sockets
+	// while no proxy runs; none: they end with the proxy.
+	Keeper []string
+	// Warn takes lines for the log that belong to no Apply; nil: nobody listens.
+	Warn func(text string, args ...any)
 }

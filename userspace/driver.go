@@ -8,13 +8,13 @@ import (
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
+	"switchyard/userspace/keeper"
 	"switchyard/userspace/relay"
 )
 
 // Driver is the userspace backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Cleanup: cleanup,
-		Rules: ruleClaim()}
+	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Cleanup: cleanUp}
 }
 
 // nftCommit is how many rules go into one COMMIT of the nft flavour, whose cost is
@@ -26,7 +26,8 @@ func open(ctx context.Context, family proxier.Family, s proxier.Settings) (proxi
 	if err != nil {
 		return nil, "", fmt.Errorf("open userspace for %s: %w", family, err)
 	}
-	r, about, err := relay.Open(relay.Options{Family: family, Port: relay.Port, MarkBit: s.MasqueradeBit})
+	r, about, err := relay.Open(relay.Options{Family: family, Port: relay.Port, MarkBit: s.MasqueradeBit,
+		Keeper: s.Userspace.Keeper, Warn: s.Userspace.Warn})
 	if err != nil {
 		return nil, "", fmt.Errorf("open userspace for %s: %w", family, err)
 	}
@@ -52,6 +53,15 @@ func newBackend(k kernel, s proxier.Settings) *Backend {
 
 func configOf(s proxier.Settings) Config {
 	return Config{MarkBit: s.MasqueradeBit, Port: relay.Port}
+}
+
+// cleanUp takes the rules out, and then ends the keeper of the sockets that they led to.
+func cleanUp(ctx context.Context) ([]string, error) {
+	removed, err := cleanup(ctx)
+	if keeper.Dismiss(relay.Port) {
+		removed = append(removed, "the keeper of the listening sockets")
+	}
+	return removed, err
 }
 
 // Render is the input for iptables-restore that programs a State from nothing, but

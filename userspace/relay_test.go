@@ -248,6 +248,7 @@ func TestHandover(t *testing.T) {
 	l := newLab(t)
 	l.serve(proxier.TCP, 8080, "pod-a1", "pod-b1")
 	state := stateOf(web(proxier.TCP, endpointsOn(8080, "pod-a1", "pod-b1")...))
+	l.keep()
 	b := l.open(settings)
 	l.apply(b, state)
 

@@ -9,6 +9,7 @@ import (
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/userspace/keeper"
 	"switchyard/userspace/relay"
 )
 
@@ -86,6 +87,19 @@ func (l *lab) open(s proxier.Settings) *Backend {
 	})
 	l.t.Cleanup(func() { _ = b.Close() })
 	return b
+}
+
+// keep has a keeper of sockets on node-a, in this process.
+func (l *lab) keep() {
+	l.t.Helper()
+	l.on(func() error {
+		door, err := keeper.Listen(relay.Port)
+		if err == nil {
+			go keeper.Serve(door, time.Minute)
+			l.t.Cleanup(func() { _ = door.Close() })
+		}
+		return err
+	})
 }
 
 func (l *lab) on(f func() error) {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"switchyard/userspace/keeper"
 )
 
 // verb is one way to use the program.
@@ -46,6 +48,9 @@ func dispatch(args []string, out io.Writer) error {
 			if v.name == args[0] {
 				return v.run(args[1:], out)
 			}
+		}
+		if args[0] == keeper.Verb { // the proxy starts itself so; people do not
+			return keeper.Main()
 		}
 		if args[0] == "help" {
 			return usage(out)

@@ -20,6 +20,7 @@ import (
 	"switchyard/proxier/metrics"
 	"switchyard/proxier/node"
 	"switchyard/proxier/watch"
+	"switchyard/userspace/keeper"
 )
 
 // proxy is the program put together: one line of data from the source to the
@@ -67,6 +68,7 @@ func newProxy(ctx context.Context, o config.Options, log *slog.Logger) (*proxy, 
 	}
 	prepare(o, log)
 	o.Backend.ConntrackLiberal = node.ConntrackLiberal()
+	o.Backend.Userspace.Keeper, o.Backend.Userspace.Warn = keeper.Command(), log.Warn
 	p.options = o
 	p.driver, _ = backends.ByName(o.Mode)
 	p.options.Node = nodeOptions(o, p.driver)

@@ -124,8 +124,11 @@ func listenTCP(f proxier.Family, port uint16) (socket, error) {
 	if err != nil {
 		return none, fmt.Errorf("listen on %s TCP: %w", f, err)
 	}
-	shared := option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}
-	err = setAll(fd, append(listenerOptions(f), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, shared)...)
+	options := append(listenerOptions(f), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, option{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
+	if f == proxier.IPv6 { // it cannot be set later
+		options = append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
+	}
+	err = setAll(fd, options...)
 	if err == nil {
 		err = unix.Bind(fd, sockaddrOf(netip.AddrPortFrom(unspecified(f), port)))
 	}
@@ -142,7 +145,7 @@ func listenTCP(f proxier.Family, port uint16) (socket, error) {
 func listenerOptions(f proxier.Family) []option {
 	options := append(keepalive(), noDelay())
 	if f == proxier.IPv6 {
-		return append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1}, option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1})
+		return append(options, option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1})
 	}
 	return append(options, option{unix.SOL_IP, unix.IP_PKTINFO, 1})
 }

@@ -25,6 +25,9 @@ type Options struct {
 	PerService int
 	// Warn takes lines for the log; nil: nobody listens.
 	Warn func(text string, args ...any)
+	// Keeper is the command that starts a keeper of the sockets; none: they end with
+	// the process, unless a keeper is there.
+	Keeper []string
 }
 
 // Relay carries the connections of one IP family. Add, Settle and Close are called
@@ -62,7 +65,7 @@ type Relay struct {
 	left  chan struct{} // the last of them has ended
 }
 
-// Open takes the port over from the process that has it, or opens it. Connections
+// Open takes the sockets that are kept of the process before, or opens them. Connections
 // wait there until Settle is called for the first time. The sockets belong to the
 // network namespace of the calling thread. about is a line for the log.
 func Open(o Options) (r *Relay, about string, err error) {
@@ -87,6 +90,7 @@ func Open(o Options) (r *Relay, about string, err error) {
 	if r.warn == nil {
 		r.warn = func(string, ...any) {}
 	}
+	r.post = &succession{relay: r, command: o.Keeper}
 	inherited, err := r.openListeners()
 	if err != nil {
 		r.release()
@@ -94,7 +98,7 @@ func Open(o Options) (r *Relay, about string, err error) {
 	}
 	from := ""
 	if inherited {
-		from = ", taken over from the process before"
+		from = ", with the sockets of the process before"
 	}
 	about = fmt.Sprintf("relay on port %d%s; %d open files, %d connections a service", o.Port, from, files, r.perService)
 	return r, about, nil
@@ -105,11 +109,7 @@ func Open(o Options) (r *Relay, about string, err error) {
 func connectionsOf(files uint64) int64 { return max(64, (int64(files)-1024)/2) }
 
 func (r *Relay) openListeners() (inherited bool, err error) {
-	r.post, err = openSuccession(r.family, r.port)
-	if err != nil {
-		return false, err
-	}
-	if r.tcp, r.udp, err = r.post.inherit(r); err != nil || r.tcp != none {
+	if r.tcp, r.udp, err = r.post.inherit(); err != nil || r.tcp != none {
 		return r.tcp != none, err
 	}
 	if r.tcp, err = listenTCP(r.family, r.port); err != nil {
@@ -144,9 +144,7 @@ func (r *Relay) release() {
 	if r.udp != nil {
 		r.udp.close()
 	}
-	if r.post != nil {
-		r.post.close()
-	}
+	r.post.close()
 	r.ns.close()
 }
 
@@ -238,7 +236,7 @@ func (r *Relay) Settle() {
 		r.started = true
 		r.work()
 		r.udp.start()
-		r.post.succeed(r)
+		r.post.serve()
 	}
 }
 
@@ -275,7 +273,7 @@ func (r *Relay) Close(drain time.Duration) error {
 }
 
 // retire stops listening; it returns when nothing more is accepted. The listeners stay
-// open in a process that took them over.
+// open with the keeper, or a process that took them over.
 func (r *Relay) retire() {
 	r.retired.Do(func() {
 		r.closing.Store(true)

@@ -8,137 +8,151 @@ import (
 	"sync"
 	"time"
 
-	"switchyard/proxier"
+	"switchyard/userspace/keeper"
 )
 
-// succession hands the listening sockets from one process to the next, over a Unix
-// socket whose name lives in the network namespace, as the sockets do. The next
-// process gets the very same sockets: a connection that waits to be accepted waits
-// there for either.
+// succession is how the listening sockets go from one process to the next: by way of
+// the keeper.
 //
-//	next                         before
-//	 Open ── connect ───────────►  sends its listeners
-//	 (reads the State, writes rules)  goes on accepting
-//	 Settle ─ "taken" ──────────►  stops accepting, ends its flows, drains
+//	Open:   ask the keeper for the sockets; without one, or without sockets that are as
+//	        they should be, open others
+//	Settle: start a keeper if there is none, give it the sockets, tell it that they are served
+//	then:   retire when it says that another process serves them
 type succession struct {
-	name   string
-	family proxier.Family
+	relay   *Relay
+	command []string // that starts a keeper; none: the sockets end with the process
 
 	mu     sync.Mutex
-	before *net.UnixConn     // the process that we inherited from
-	door   *net.UnixListener // for the process that inherits from us
+	line   *keeper.Line
+	theirs bool // the sockets came from the keeper
 	closed bool
 }
 
-// taken is what the next process says once it accepts connections.
-const taken = 't'
+// set is which of a port's sets of sockets is the relay's.
+func (s *succession) set() byte { return byte(s.relay.family) }
 
-// patience bounds what one process waits for the other.
-const handPatience = 2 * time.Second
-
-func openSuccession(f proxier.Family, port uint16) (*succession, error) {
-	return &succession{family: f, name: fmt.Sprintf("@switchyard-relay-%d-%d", f, port)}, nil
-}
-
-func (s *succession) address() *net.UnixAddr { return &net.UnixAddr{Name: s.name, Net: "unix"} }
-
-// inherit takes the listeners of the process that has them; none, without an error,
-// if there is no such process, or it is another user's.
-func (s *succession) inherit(r *Relay) (socket, *datagrams, error) {
-	c, err := net.DialUnix("unix", nil, s.address())
+// inherit takes the sockets that are kept. None, without an error, if there are none.
+func (s *succession) inherit() (socket, *datagrams, error) {
+	line, err := keeper.Dial(s.relay.port, s.set())
 	if err != nil {
 		return none, nil, nil //nolint:nilerr // nobody is there
 	}
-	fds, err := receiveSockets(c)
-	if err != nil {
-		return none, nil, c.Close() // what it is, it does not hand over
+	s.line = line
+	fds, err := line.Ask()
+	if err != nil || len(fds) != 2 {
+		closeAll(fds)
+		return none, nil, nil //nolint:nilerr // it has none: it gets ours
 	}
-	tcp := socket(fds[0])
+	if err := verify(fds, s.relay); err != nil {
+		closeAll(fds)
+		s.relay.warn("the sockets that were kept are not used", "error", err)
+		return none, nil, nil
+	}
 	file := os.NewFile(uintptr(fds[1]), "datagrams")
 	pc, err := net.FilePacketConn(file)
 	_ = file.Close()
-	if err != nil {
-		tcp.close()
-		return none, nil, errors.Join(fmt.Errorf("take over the UDP socket: %w", err), c.Close())
-	}
 	udp, ok := pc.(*net.UDPConn)
-	if !ok {
-		tcp.close()
-		return none, nil, errors.Join(errors.New("take over the UDP socket: it is none"), pc.Close(), c.Close())
+	if err != nil || !ok {
+		socket(fds[0]).close()
+		return none, nil, errors.Join(errors.New("take over the UDP socket"), err)
 	}
-	d, err := newDatagrams(r, udp)
+	d, err := newDatagrams(s.relay, udp)
 	if err != nil {
-		tcp.close()
-		return none, nil, errors.Join(err, c.Close())
+		socket(fds[0]).close()
+		return none, nil, err
 	}
-	s.before = c
-	return tcp, d, nil
+	s.theirs = true
+	return socket(fds[0]), d, nil
 }
 
-// succeed tells the process before that it is no more needed, and waits for the
-// process after.
-func (s *succession) succeed(r *Relay) {
-	s.mu.Lock()
-	before := s.before
-	s.before = nil
-	s.mu.Unlock()
-	if before != nil {
-		_, _ = before.Write([]byte{taken})
-		_ = before.SetReadDeadline(time.Now().Add(handPatience))
-		_, _ = before.Read(make([]byte, 1)) // its end: the name is free
-		_ = before.Close()
+// serve tells the keeper that this process serves, and waits for the process after.
+func (s *succession) serve() {
+	if err := s.relay.ns.do(s.announce); err != nil {
+		s.relay.warn("connects will be refused while no process runs", "error", err)
+		return
 	}
-	door, err := s.open(r)
-	if err != nil {
-		return // the next process opens sockets of its own beside ours
-	}
-	go s.serve(r, door)
+	go s.await()
 }
 
-func (s *succession) open(r *Relay) (door *net.UnixListener, err error) {
-	err = r.ns.do(func() (err error) {
-		door, err = net.ListenUnix("unix", s.address())
-		return err
-	})
+// announce makes sure that there is a keeper with the sockets.
+func (s *succession) announce() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == nil && s.closed {
-		return nil, errors.Join(net.ErrClosed, door.Close())
+	if s.closed {
+		return net.ErrClosed
 	}
-	s.door = door
-	return door, err
+	if s.line == nil {
+		if err := s.summon(); err != nil {
+			return err
+		}
+	}
+	if !s.theirs {
+		if err := s.give(); err != nil {
+			return err
+		}
+	}
+	return s.line.Serve()
 }
 
-// serve waits for the next process. One that does not take the listeners in the end
-// has changed nothing.
-func (s *succession) serve(r *Relay, door *net.UnixListener) {
+// errNoKeeper: nothing is said of how to start one.
+var errNoKeeper = errors.New("there is no keeper of sockets")
+
+func (s *succession) summon() (err error) {
+	if len(s.command) > 0 {
+		if err := keeper.Start(s.relay.port, s.command); err != nil {
+			return err
+		}
+	}
+	if s.line, err = keeper.Dial(s.relay.port, s.set()); err != nil && len(s.command) == 0 {
+		return errNoKeeper
+	}
+	return err
+}
+
+func (s *succession) give() error {
+	udp, err := s.relay.udp.conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("keep sockets: %w", err)
+	}
+	var sent error
+	err = udp.Control(func(fd uintptr) { sent = s.line.Keep(int(s.relay.tcp), int(fd)) })
+	return errors.Join(err, sent)
+}
+
+// resummon is how soon a keeper that is gone is followed by another.
+const resummon = time.Second
+
+// await waits for the process after. A keeper that ends, as if somebody killed it, is
+// followed by another, which gets the sockets from us.
+func (s *succession) await() {
 	for {
-		c, err := door.AcceptUnix()
-		if err != nil {
+		s.mu.Lock()
+		line := s.line
+		s.mu.Unlock()
+		if line == nil || line.Retire() == nil {
+			s.relay.retire()
 			return
 		}
-		go func() {
-			defer func() { _ = c.Close() }()
-			if sendSockets(c, r) != nil {
-				return
-			}
-			answer := make([]byte, 1)
-			if n, err := c.Read(answer); err == nil && n == 1 && answer[0] == taken {
-				s.close()
-				r.retire()
-			}
-		}()
+		s.forget()
+		time.Sleep(resummon)
+		if s.relay.ns.do(s.announce) != nil {
+			return
+		}
 	}
+}
+
+func (s *succession) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.line.Close()
+	s.line, s.theirs = nil, false
 }
 
 func (s *succession) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	if s.door != nil {
-		_ = s.door.Close()
-	}
-	if s.before != nil {
-		_ = s.before.Close()
+	if s.line != nil {
+		s.line.Close()
 	}
 }
