@@ -203,6 +203,11 @@ func (l *course) startRelay() (pid int) {
 	for _, port := range []uint16{sinkPort, onePort, echoPort} {
 		eps = append(eps, netip.AddrPortFrom(podAddr("pod-a1"), port).String())
 	}
+	return l.startRelayTo(eps...)
+}
+
+// startRelayTo starts a relay of a service for each endpoint, at the endpoint's port.
+func (l *course) startRelayTo(eps ...string) (pid int) {
 	self, err := os.Executable()
 	if err != nil {
 		l.b.Fatal(err)

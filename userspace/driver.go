@@ -14,7 +14,16 @@ import (
 
 // Driver is the userspace backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Cleanup: cleanUp}
+	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Prepare: prepare, Cleanup: cleanUp}
+}
+
+// prepare does what takes a writable /proc/sys, which the relay would do at its start.
+func prepare(context.Context, proxier.Family, *proxier.Node, proxier.Settings) ([]string, error) {
+	did, err := relay.LetPortsClash()
+	if did == "" {
+		return nil, err
+	}
+	return []string{did}, err
 }
 
 // nftCommit is how many rules go into one COMMIT of the nft flavour, whose cost is

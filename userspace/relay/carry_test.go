@@ -55,6 +55,24 @@ type bridge struct {
 
 func newBridge(t testing.TB, p patience) *bridge {
 	t.Helper()
+	b := layBridge(t, p)
+	r := b.worker.relay
+	r.listening.Add(1)
+	r.working.Go(b.worker.run)
+	go func() {
+		<-r.left
+		close(b.over)
+	}()
+	t.Cleanup(func() {
+		b.cut()
+		r.working.Wait()
+	})
+	return b
+}
+
+// layBridge makes a bridge whose worker does not run.
+func layBridge(t testing.TB, p patience) *bridge {
+	t.Helper()
 	r := &Relay{patience: p, tcp: none, perService: 10, most: 10, left: make(chan struct{}, 1), warn: func(string, ...any) {}}
 	w, err := newWorker(r)
 	if err != nil {
@@ -65,17 +83,7 @@ func newBridge(t testing.TB, p patience) *bridge {
 	b.client, left = pair(t)
 	b.endpoint, right = pair(t)
 	b.join(t, left, right)
-	r.listening.Add(1)
-	r.working.Go(w.run)
-	go func() {
-		<-r.left
-		close(b.over)
-	}()
-	t.Cleanup(func() {
-		_, _ = b.client.Close(), b.endpoint.Close()
-		b.cut()
-		r.working.Wait()
-	})
+	t.Cleanup(func() { _, _ = b.client.Close(), b.endpoint.Close() })
 	return b
 }
 

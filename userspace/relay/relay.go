@@ -234,6 +234,9 @@ func (r *Relay) Settle() {
 	r.udp.review(gone)
 	if !r.started {
 		r.started = true
+		if err := r.ns.do(func() error { _, err := LetPortsClash(); return err }); err != nil {
+			r.warn("the kernel stays as it is", "error", err)
+		}
 		r.work()
 		r.udp.start()
 		r.post.serve()
