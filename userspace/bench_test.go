@@ -39,7 +39,9 @@ func TestMain(m *testing.M) {
 
 // serveChild relays until its input ends.
 func serveChild(endpoints string) error {
-	b, _, err := open(context.Background(), proxier.IPv4, proxier.Settings{MasqueradeBit: 14})
+	say := func(text string, about ...any) { fmt.Println(append([]any{text}, about...)...) }
+	b, _, err := open(context.Background(), proxier.IPv4, proxier.Settings{MasqueradeBit: 14,
+		Userspace: proxier.UserspaceSettings{Warn: say}})
 	if err != nil {
 		return err
 	}

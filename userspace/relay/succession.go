@@ -67,7 +67,11 @@ func (s *succession) inherit() (socket, *datagrams, error) {
 
 // serve tells the keeper that this process serves, and waits for the process after.
 func (s *succession) serve() {
-	if err := s.relay.ns.do(s.announce); err != nil {
+	err := s.relay.ns.do(s.announce)
+	if errors.Is(err, errNoKeeper) {
+		return // it was not asked for
+	}
+	if err != nil {
 		s.relay.warn("connects will be refused while no process runs", "error", err)
 		return
 	}

@@ -161,7 +161,12 @@ func (w *worker) carry(l *link) {
 // carryFrom moves what a side has sent. Of one that has ended only a reset can come.
 func (w *worker) carryFrom(l *link, from which) {
 	if !l.course.ended[from] {
-		switch err := w.move(l, from); {
+		err := w.move(l, from)
+		if h := &l.halves[from]; h.pipe != nil && h.inPipe == 0 {
+			w.pipes.put(h.pipe)
+			h.pipe = nil
+		}
+		switch {
 		case err == unix.EAGAIN:
 		case err == errTurn && !l.again:
 			l.again = true
