@@ -89,7 +89,7 @@ bench-report: proxybench ## make docs/benchmarks anew: 20 minutes on a machine t
 		-c upstream-iptables -c iptables -c upstream-iptables-legacy -c iptables-legacy \
 		-c upstream-nftables -c userspace -c floor -c floor-legacy -c direct \
 		--measure coldstart,idle,size,connect,throughput,scheduler,change,churn,restart,change-zero
-	@$(SUDO) bin/proxybench -n $(UML_SIZES) -m 5 -r 1 $(BRIEF) --changes 3 --connects 300 --churn 100 --at-most $(UML_TIME) --no-tables -o bin/report/uml \
+	@$(SUDO) bin/proxybench -n $(UML_SIZES) -m 5 -r 1 $(BRIEF) --changes 3 --connects 300 --churn 100 --visit 25s --at-most $(UML_TIME) --no-tables -o bin/report/uml \
 		-c upstream-ipvs -c ipvs -c iptables-legacy -c floor-ipvs -c direct \
 		--measure coldstart,size,connect,change-zero,churn
 	@bin/proxybench report -o docs/benchmarks --preface docs/benchmarks/preface.md \

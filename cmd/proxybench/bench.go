@@ -18,6 +18,7 @@ import (
 	"switchyard/test/bench/record"
 	"switchyard/test/bench/street"
 	"switchyard/test/kubeapi"
+	"switchyard/test/uml"
 )
 
 // bench makes the whole run. What was measured before an error is in the run.
@@ -136,6 +137,10 @@ func (b *benchmark) build(ctx context.Context, s *site) error {
 	return s.sink.Fill(ctx, s.load, street.NodeAddr, b.show.step)
 }
 
+// readyWithin is how long an API server may take to be ready: 2 s is usual, and a
+// minute in User Mode Linux.
+const readyWithin = 2 * time.Minute
+
 func (b *benchmark) serve(ctx context.Context, s *site) (err error) {
 	if s.plane, err = street.NewControlPlane(); err != nil {
 		return err
@@ -144,7 +149,7 @@ func (b *benchmark) serve(ctx context.Context, s *site) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, readyWithin*min(uml.Patience(), 5))
 	defer cancel()
 	s.server, err = kubeapi.Start(ctx, kubeapi.Options{Host: s.plane.Host, Addr: street.ControlPlaneAddr,
 		Dir: s.dir, Binary: binary, ServiceCIDRs: load.ServiceCIDR().String()})

@@ -1,7 +1,7 @@
 // Package load is what the contestants of a benchmark serve: N Services of M
 // endpoints each, every one of them a pure function of its number.
 //
-//	Load{N, M} ── Service(i), Slice(i) ──► API ───► API server (client-go, in parallel)
+//	Load{N, M} ── Service(i), Slice(i) ──► API ───► API server: by way of its etcd, changes by client-go
 //	     │                              └► Files ─► a directory of manifests
 //	     └ Turn(i): an endpoint of service i is replaced by one that nobody had
 //

@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,11 +28,10 @@ type Sink interface {
 }
 
 // API writes to an API server.
-type API struct{ client kubernetes.Interface }
-
-// writers is how many requests are under way at once: enough to keep two cores of
-// an API server busy.
-const writers = 16
+type API struct {
+	client kubernetes.Interface
+	dial   dialer
+}
 
 // NewAPI makes a sink of an API server. The requests are as fast as it answers.
 func NewAPI(config *rest.Config) (*API, error) {
@@ -45,7 +42,7 @@ func NewAPI(config *rest.Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
-	return &API{client}, nil
+	return &API{client, config.Dial}, nil
 }
 
 // Fill creates the namespace, the node, all Services and their slices.
@@ -58,17 +55,7 @@ func (a *API) Fill(ctx context.Context, l *Load, node netip.Addr, done func()) e
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("fill the API server: %w", err)
 	}
-	return inParallel(ctx, l.Services, func(i int) error {
-		_, err := a.client.CoreV1().Services(Namespace).Create(ctx, Service(i), metav1.CreateOptions{})
-		if err == nil {
-			_, err = a.client.DiscoveryV1().EndpointSlices(Namespace).Create(ctx, l.Slice(i), metav1.CreateOptions{})
-		}
-		if err != nil {
-			return fmt.Errorf("create %s: %w", Name(i), err)
-		}
-		done()
-		return nil
-	})
+	return a.seedAll(ctx, l, done)
 }
 
 // Write replaces the slice of service i. The moment is that of the API server's
@@ -80,25 +67,6 @@ func (a *API) Write(ctx context.Context, l *Load, i int) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("write the slice of %s: %w", Name(i), err)
 	}
 	return time.Now(), nil
-}
-
-// inParallel calls f for 0 to n-1, and stops at the first error.
-func inParallel(ctx context.Context, n int, f func(int) error) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var next atomic.Int64
-	var wait sync.WaitGroup
-	for range writers {
-		wait.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := f(i); err != nil {
-					stop(err)
-				}
-			}
-		})
-	}
-	wait.Wait()
-	return context.Cause(ctx)
 }
 
 // Files writes a directory of manifests, one file for each Service.

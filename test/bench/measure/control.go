@@ -16,21 +16,28 @@ import (
 
 const mebibyte = 1 << 20
 
-// coldStart starts the contestant on a node that holds nothing.
+// coldStart starts the contestant on a node that holds nothing. One that answers but
+// is still at work when it is given up is asked for the rest all the same.
 func (v *Visit) coldStart(ctx context.Context) error {
 	v.Doing(ColdStart)
 	before := v.Runner.Usage().CPU
 	took, err := v.start(ctx, contest.Default())
-	if err == nil {
-		err = v.quiet(ctx)
-	}
-	if err != nil || v.Contestant.Kind == contest.Direct || !slices.Contains(v.Wanted, ColdStart) {
+	if err != nil || v.Contestant.Kind == contest.Direct {
 		return err
 	}
-	used := v.Runner.Usage()
-	v.emit(ColdStart, ToInSync, "s", took.Seconds())
-	v.emit(ColdStart, "CPU", "s", (used.CPU - before).Seconds())
-	v.emitPeaks(ColdStart, used)
+	wanted := slices.Contains(v.Wanted, ColdStart)
+	if wanted {
+		v.emit(ColdStart, ToInSync, "s", took.Seconds())
+	}
+	if err := v.quiet(ctx); err != nil {
+		v.fail(ColdStart, err)
+		return ctx.Err()
+	}
+	if wanted {
+		used := v.Runner.Usage()
+		v.emit(ColdStart, "CPU", "s", (used.CPU - before).Seconds())
+		v.emitPeaks(ColdStart, used)
+	}
 	return nil
 }
 
