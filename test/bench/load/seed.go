@@ -26,30 +26,37 @@ const etcd = "http://127.0.0.1:2379"
 // 1.5 MB at once.
 const together = 25
 
+// settling is how much later than its clients the API server's own controller of
+// addresses may hear of them. What it hears too late it repairs, which is some work.
+const settling = time.Second
+
 // seed is one object as the API server stores it.
 type seed struct {
 	key    string
 	object runtime.Object
 }
 
-// seeds are those of service i: itself, its address, which the API server else makes up
-// for in its own time, and its slice.
+// address is the object by which the API server knows that service i has its ClusterIP.
+func address(i int, now metav1.Time) []seed {
+	addr := VIP(i).Addr().String()
+	return []seed{{"/registry/ipaddresses/" + addr, &networkingv1.IPAddress{
+		TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "IPAddress"},
+		ObjectMeta: metav1.ObjectMeta{Name: addr, UID: uid(3, i), CreationTimestamp: now,
+			Labels: map[string]string{networkingv1.LabelIPAddressFamily: "IPv4", networkingv1.LabelManagedBy: "ipallocator.k8s.io"}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: Namespace, Name: Name(i)}},
+	}}}
+}
+
+// seeds are service i and its slice.
 func (l *Load) seeds(i int, now metav1.Time) []seed {
 	svc, slice := Service(i), l.Slice(i)
 	svc.UID, slice.UID = uid(1, i), uid(2, i)
+	svc.CreationTimestamp, slice.CreationTimestamp = now, now
 	svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	svc.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicySingleStack)
 	svc.Spec.SessionAffinity = corev1.ServiceAffinityNone
 	svc.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyCluster)
-	addr := &networkingv1.IPAddress{
-		TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "IPAddress"},
-		ObjectMeta: metav1.ObjectMeta{Name: svc.Spec.ClusterIP, UID: uid(3, i), CreationTimestamp: now,
-			Labels: map[string]string{networkingv1.LabelIPAddressFamily: "IPv4", networkingv1.LabelManagedBy: "ipallocator.k8s.io"}},
-		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: Namespace, Name: Name(i)}},
-	}
-	svc.CreationTimestamp, slice.CreationTimestamp = now, now
 	return []seed{
-		{"/registry/ipaddresses/" + addr.Name, addr},
 		{"/registry/services/specs/" + Namespace + "/" + svc.Name, svc},
 		{"/registry/endpointslices/" + Namespace + "/" + slice.Name, slice},
 	}
@@ -66,33 +73,52 @@ func (a *API) seedAll(ctx context.Context, l *Load, done func()) error {
 	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: a.dial}}
 	defer client.CloseIdleConnections()
 	now := metav1.Now()
-	for i := 0; i < l.Services; i += together {
-		var objects []seed
-		end := min(i+together, l.Services)
-		for k := i; k < end; k++ {
-			objects = append(objects, l.seeds(k, now)...)
-		}
-		if err := put(ctx, client, objects); err != nil {
-			return fmt.Errorf("put services %d to %d into etcd: %w", i, end-1, err)
-		}
-		for range end - i {
-			done()
-		}
+	// Addresses first: a Service whose address it does not know is repaired, one by one.
+	err := putAll(ctx, client, l.Services, func(i int) []seed { return address(i, now) })
+	if err == nil {
+		err = a.await(ctx, func(o metav1.ListOptions) (int, error) {
+			o.FieldSelector = "metadata.name=" + VIP(l.Services-1).Addr().String()
+			list, err := a.client.NetworkingV1().IPAddresses().List(ctx, o)
+			return len(list.Items), err
+		})
 	}
-	return a.await(ctx, l)
+	if err == nil {
+		time.Sleep(settling)
+		err = putAll(ctx, client, l.Services, func(i int) []seed { done(); return l.seeds(i, now) })
+	}
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, func(o metav1.ListOptions) (int, error) {
+		o.FieldSelector = "metadata.name=" + Name(l.Services-1) + "-x"
+		list, err := a.client.DiscoveryV1().EndpointSlices(Namespace).List(ctx, o)
+		return len(list.Items), err
+	})
 }
 
-// await returns when the API server knows the last service. It hears of all in their
-// order.
-func (a *API) await(ctx context.Context, l *Load) error {
-	for {
-		name := Name(l.Services - 1)
-		list, err := a.client.DiscoveryV1().EndpointSlices(Namespace).List(ctx,
-			metav1.ListOptions{FieldSelector: "metadata.name=" + name + "-x", ResourceVersion: "0"})
-		if err != nil {
-			return fmt.Errorf("ask for %s: %w", name, err)
+// putAll puts what of makes of 0 to n-1.
+func putAll(ctx context.Context, client *http.Client, n int, of func(int) []seed) error {
+	for i := 0; i < n; i += together {
+		var objects []seed
+		for k := i; k < min(i+together, n); k++ {
+			objects = append(objects, of(k)...)
 		}
-		if len(list.Items) > 0 {
+		if err := put(ctx, client, objects); err != nil {
+			return fmt.Errorf("put what belongs to services from %d on into etcd: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// await returns when the API server knows the last object of many. It hears of all in
+// their order.
+func (a *API) await(ctx context.Context, count func(metav1.ListOptions) (int, error)) error {
+	for {
+		n, err := count(metav1.ListOptions{ResourceVersion: "0"})
+		if err != nil {
+			return fmt.Errorf("ask for the last object: %w", err)
+		}
+		if n > 0 {
 			return nil
 		}
 		select {
