@@ -65,7 +65,7 @@ proxybench: install-deps build bin/upstream-kube-proxy bin/kube-apiserver
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/proxybench ./cmd/proxybench
 
 # How much each measure does where many contestants share little time.
-BRIEF = --changes 4 --budget 7s --churn 150 --connects 1000 --seconds 1s --idle 2s --visit 40s --give-up 45s
+BRIEF = --changes 4 --budget 7s --churn 150 --connects 1000 --seconds 1s --idle 2s --visit 60s --give-up 45s
 
 BENCH = -n 100,1000 -m 5 $(BRIEF) --at-most 10m -o bin/bench \
 	-c upstream-iptables -c iptables -c userspace -c upstream-nftables -c floor -c direct \

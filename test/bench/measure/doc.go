@@ -2,7 +2,7 @@
 //
 //	Visit: one contestant on one fresh street
 //	  start ── coldstart ── idle ── size ── connect, throughput, spread
-//	        ── change ── churn ── restart ── start again without a minimum interval ── change-zero ── programs
+//	        ── change ── churn ── start again without a minimum interval ── change-zero ── restart ── programs
 //	                                    │
 //	                                    └► record.Sample
 //

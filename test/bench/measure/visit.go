@@ -36,7 +36,7 @@ const ToInSync = "to in sync"
 
 // Names lists all measures in the order in which they are taken.
 func Names() []string {
-	return []string{ColdStart, Idle, Size, Connect, Throughput, Scheduler, Change, Churn, Restart, ChangeZero, Programs}
+	return []string{ColdStart, Idle, Size, Connect, Throughput, Scheduler, Change, Churn, ChangeZero, Restart, Programs}
 }
 
 // Effort is how much each measure does.
@@ -96,8 +96,8 @@ func (v *Visit) steps() []step {
 		{Scheduler, v.scheduler, all[:2]},
 		{Change, v.change, all[:1]},
 		{Churn, v.churn, all[:1]},
-		{Restart, v.restart, all[:2]},
 		{ChangeZero, v.changeZero, all[:2]},
+		{Restart, v.restart, all[:2]},
 		{Programs, v.programs, all[:1]},
 	}
 }
