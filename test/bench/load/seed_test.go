@@ -1,15 +1,20 @@
-package main
+package load_test
 
 import (
-	"io"
+	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"switchyard/test/bench/load"
+	"switchyard/test/bench/street"
+	"switchyard/test/kubeapi"
 )
 
 // What was put into etcd is what the API server answers with, as if it had been created
@@ -19,29 +24,41 @@ func TestFillThroughEtcd(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: network namespaces")
 	}
-	const binary = "../../bin/kube-apiserver"
-	if _, err := os.Stat(binary); err != nil {
+	binary, err := filepath.Abs("../../../bin/kube-apiserver")
+	if err == nil {
+		_, err = os.Stat(binary)
+	}
+	if err != nil {
 		t.Skip("needs an API server: make bin/kube-apiserver")
 	}
-	o, err := parse([]string{"-n", "60", "-m", "2", "--kube-apiserver=" + binary}, io.Discard)
+	plane, err := street.NewControlPlane()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	server, err := kubeapi.Start(ctx, kubeapi.Options{Host: plane.Host, Addr: street.ControlPlaneAddr,
+		Dir: t.TempDir(), Binary: binary, ServiceCIDRs: load.ServiceCIDR().String()})
+	if err != nil {
+		t.Fatal(errors.Join(err, plane.Close()))
+	}
+	defer func() {
+		if err := errors.Join(server.Close(), plane.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	config, err := server.Config(server.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := load.NewAPI(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l, err := load.New(60, 2)
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		err = sink.Fill(t.Context(), l, street.NodeAddr, func() {})
 	}
-	b := &benchmark{options: o, show: newProgress(os.Stderr)}
-	s := &site{load: l, dir: t.TempDir()}
-	defer func() {
-		if err := s.close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if err := b.build(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
-	config, err := s.server.Config(s.server.Kubeconfig())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +82,7 @@ func TestFillThroughEtcd(t *testing.T) {
 		t.Errorf("%d addresses, %v", len(addresses.Items), err)
 	}
 	pod := l.Turn(7)
-	if _, err := s.sink.Write(t.Context(), l, 7); err != nil {
+	if _, err := sink.Write(t.Context(), l, 7); err != nil {
 		t.Fatal(err)
 	}
 	slice, err := client.DiscoveryV1().EndpointSlices(load.Namespace).Get(t.Context(), load.Name(7)+"-x", metav1.GetOptions{})
