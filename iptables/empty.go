@@ -3,8 +3,10 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
+	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
 )
 
@@ -27,10 +29,22 @@ func (b *Backend) Empty(ctx context.Context) (bool, error) {
 }
 
 func (b *Backend) readsEmpty(ctx context.Context) (bool, error) {
-	if err := b.read(ctx, &proxier.Node{}); err != nil {
-		return false, err
+	empty := true
+	look := func(table, chain string) bool {
+		empty = empty && !owns(table, chain)
+		return false // its rules are no matter
 	}
-	empty := b.mem.isEmpty()
-	b.Forget()
+	for _, table := range []string{"nat", "filter"} {
+		dump, err := b.kernel.Save(ctx, table)
+		if err != nil {
+			return false, err
+		}
+		if err := ruleset.Scan(dump, look, nil); err != nil {
+			return false, fmt.Errorf("look for chains of ours: %w", err)
+		}
+		if !empty {
+			break
+		}
+	}
 	return empty, nil
 }

@@ -29,7 +29,7 @@ func (e *ScanError) Error() string {
 // Scan reads a dump of iptables-save and calls each for every chain, in the
 // order of the dump; chains without rules come at the end of their table. Only
 // chains that want are parsed (nil: all). A chain whose rules stand in several
-// places is reported once for each.
+// places is reported once for each. Its rules are for the time of the call only.
 func Scan(dump []byte, want func(table, chain string) bool, each func(table string, c Chain)) error {
 	s := scanner{want: want, each: each}
 	n := 0
@@ -133,13 +133,13 @@ func (s *scanner) flush() {
 		s.ruled[s.chain.Name] = true
 		s.each(s.table, s.chain)
 	}
-	s.chain = Chain{}
+	s.chain = Chain{Rules: s.chain.Rules[:0]}
 }
 
 // ParseRule reads a rule in the form of iptables-save, without "-A chain". A rule
 // that says anything outside the dialect comes back as Raw, word for word.
 func ParseRule(spec string) Rule {
-	words, err := split(spec)
+	words, err := split(spec, make([]string, 0, 24)) // most rules have fewer
 	if err != nil {
 		return Rule{Raw: spec}
 	}
@@ -160,7 +160,7 @@ func (r *Rule) says(spec string, words []string) bool {
 	if string(text) == spec {
 		return true
 	}
-	own, err := split(string(text))
+	own, err := split(string(text), nil)
 	if err != nil || len(own) != len(words) {
 		return false
 	}
@@ -170,34 +170,47 @@ func (r *Rule) says(spec string, words []string) bool {
 	return slices.Equal(own, words)
 }
 
-// split cuts a line into words; a quoted word may hold spaces and, behind a
-// backslash, quotes.
-func split(line string) ([]string, error) {
-	var words []string
-	var word []byte
-	inWord, quoted := false, false
+// split cuts a line into words and appends them; a quoted word may hold spaces and,
+// behind a backslash, quotes. What has none of that is a part of the line, not a copy.
+func split(line string, words []string) ([]string, error) {
+	for line != "" {
+		if line[0] == ' ' {
+			line = line[1:]
+			continue
+		}
+		word, rest, _ := strings.Cut(line, " ")
+		if strings.Contains(word, `"`) {
+			var err error
+			if word, rest, err = unquote(line); err != nil {
+				return nil, err
+			}
+		}
+		words, line = append(words, word), rest
+	}
+	return words, nil
+}
+
+// unquote reads the word that a line begins with.
+func unquote(line string) (word, rest string, err error) {
+	var text []byte
+	quoted := false
 	for i := 0; i < len(line); i++ {
 		switch ch := line[i]; {
 		case ch == '\\' && quoted && i+1 < len(line):
 			i++
-			word = append(word, line[i])
+			text = append(text, line[i])
 		case ch == '"':
-			quoted, inWord = !quoted, true
+			quoted = !quoted
 		case ch == ' ' && !quoted:
-			if inWord {
-				words, word, inWord = append(words, string(word)), word[:0], false
-			}
+			return string(text), line[i:], nil
 		default:
-			word, inWord = append(word, ch), true
+			text = append(text, ch)
 		}
 	}
 	if quoted {
-		return nil, errForm
+		return "", "", errForm
 	}
-	if inWord {
-		words = append(words, string(word))
-	}
-	return words, nil
+	return string(text), "", nil
 }
 
 // parser reads options one by one; the first that it does not know fails it.
