@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build install-deps run test fuzz vuln torture soak image proxybench bench bench-targets bench-report bench-guard gobench lint fmt clean update
+.PHONY: help build install-deps run test fuzz vuln torture switch soak image proxybench bench bench-targets bench-report bench-guard gobench lint fmt clean update
 
 help: ## show this
 	@echo 'Switchyard: a kube-proxy.'
@@ -42,6 +42,10 @@ torture: install-deps build $(if $(API),bin/kube-apiserver) ## try to break the 
 	@bash test/install.sh $(FOR_$(MODE)) $(if $(API),etcd-server)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture
 	@$(SUDO) bin/torture -mode '$(MODE)' -seconds $(or $(SECONDS),180) $(if $(SEED),-seed $(SEED)) $(if $(API),-api) $(ARGS)
+
+switch: install-deps build bin/kube-apiserver bin/upstream-kube-proxy ## from each mode to each other under load, IPVS and upstream's among them (10 minutes)
+	@bash test/install.sh etcd-server user-mode-linux kmod ipvsadm
+	@$(SUDO) SWITCH=all $(GO) test -count=1 -v -timeout 20m ./test/switch
 
 soak: install-deps build ## 2,000 Services for a while: memory, goroutines, files and sockets must not grow (MINUTES=10, MODE=)
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/torture ./test/torture

@@ -34,6 +34,7 @@ if [ $# -eq 0 ]; then
 	step 'building a kube-apiserver for the tests (cold, this takes 5 to 10 minutes)'
 	(cd test/apiserver && go build -o ../../bin/kube-apiserver .)
 	bin/kube-apiserver --version
+	make -s bin/upstream-kube-proxy
 fi
 
 step 'go vet, gofmt, staticcheck'

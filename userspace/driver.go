@@ -14,7 +14,8 @@ import (
 
 // Driver is the userspace backend for cmd/backends.
 func Driver() proxier.Driver {
-	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Prepare: prepare, Cleanup: cleanUp}
+	return proxier.Driver{Name: "userspace", Relay: relay.Port, Open: open, Render: Render, Prepare: prepare, Cleanup: cleanUp,
+		Rules: ruleClaim(), Objects: dismiss}
 }
 
 // prepare does what takes a writable /proc/sys, which the relay would do at its start.
@@ -67,10 +68,16 @@ func configOf(s proxier.Settings) Config {
 // cleanUp takes the rules out, and then ends the keeper of the sockets that they led to.
 func cleanUp(ctx context.Context) ([]string, error) {
 	removed, err := cleanup(ctx)
+	kept, dismissErr := dismiss(ctx)
+	return append(removed, kept...), errors.Join(err, dismissErr)
+}
+
+// dismiss ends the keeper, which would hold the sockets for a while.
+func dismiss(context.Context) ([]string, error) {
 	if keeper.Dismiss(relay.Port) {
-		removed = append(removed, "the keeper of the listening sockets")
+		return []string{"the keeper of the listening sockets"}, nil
 	}
-	return removed, err
+	return nil, nil
 }
 
 // Render is the input for iptables-restore that programs a State from nothing, but

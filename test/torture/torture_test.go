@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"switchyard/proxier"
-	"switchyard/test/uml"
 )
 
 // TestMain keeps the backends quiet that program fresh nodes.
@@ -37,18 +36,6 @@ func TestTortureNFT(t *testing.T)       { tortureHere(t, "iptables", "nft", 1) }
 func TestTortureLegacy(t *testing.T)    { tortureHere(t, "iptables", "legacy", 2) }
 func TestTortureUserspace(t *testing.T) { tortureHere(t, "userspace", "nft", 3) }
 
-// TestTortureIPVS is the same in a kernel that has IPVS.
-func TestTortureIPVS(t *testing.T) {
-	o := uml.Options{Timeout: slice + 10*time.Minute}
-	if !uml.Inside() { // where tests run one after another
-		t.Parallel()
-		o.Env = []string{builtProgram + "=" + build(t)}
-	}
-	uml.Tests(t, o, uml.Case{Name: "torture", Test: func(t *testing.T) {
-		tortureMode(t, "ipvs", "legacy", 4, os.Getenv(builtProgram))
-	}})
-}
-
 // TestTortureAPI has an API server stop, lag, refuse, close watches, forget versions and
 // tell everything twice.
 func TestTortureAPI(t *testing.T) {
@@ -63,9 +50,6 @@ func TestTortureAPI(t *testing.T) {
 	t.Parallel()
 	playScript(t, errant(Script{Mode: "iptables", Flavour: flavour, Seed: 5}), options{binary: build(t), apiserver: apiserver, light: true})
 }
-
-// builtProgram names the program to the test in the other kernel.
-const builtProgram = "SWITCHYARD_TORTURE_PROGRAM"
 
 func tortureHere(t *testing.T, mode, flavour string, seed uint64) {
 	if !slices.Contains(flavours(t), flavour) {
