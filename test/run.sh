@@ -48,10 +48,7 @@ counts=$(mktemp)
 step 'tests, with the race detector'
 # Those that load the machine on purpose come last, one by one: what others promise
 # about time holds on a machine that has some left.
-heavy='/test/(torture|switch)$'
-# Its flows are not masqueraded where the clean-up now wants them to be, so that it
-# deletes them too: to be mended before it is asked for again.
-waits='/test/crowd$'
+heavy='/test/(torture|switch|crowd)$'
 go_test() { "${as_root[@]}" "$(command -v go)" test -race -count=1 -json -timeout 30m "$@" 2>&1; }
 run_tests() {
 	if [ $# -gt 0 ]; then
@@ -59,7 +56,7 @@ run_tests() {
 		return
 	fi
 	local failed=0
-	mapfile -t light < <(go list ./... | grep -vE "$heavy|$waits")
+	mapfile -t light < <(go list ./... | grep -vE "$heavy")
 	mapfile -t loads < <(go list ./... | grep -E "$heavy")
 	go_test "${light[@]}" || failed=1
 	go_test -p 1 "${loads[@]}" || failed=1

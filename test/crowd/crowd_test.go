@@ -105,7 +105,8 @@ func slice(name, protocol string, port int, endpoints ...string) string {
 // flow is the i-th: the first go to the endpoint that goes, one in two of the others to
 // the one that stays, the rest is none of ours.
 func (c crowd) flow(i int) conntrack.Flow {
-	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200, byte(i >> 16), byte(i >> 8)}), uint16(1024+i&255))
+	// A pod, so that the flow is right without masquerade.
+	client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 180, byte(128 + i>>16), byte(i >> 8)}), uint16(1024+i&255))
 	server := netip.MustParseAddrPort("172.30.0.53:53")
 	goes := netip.MustParseAddrPort("10.180.0.12:53")
 	switch {
