@@ -176,9 +176,6 @@ func (st *stage) restart(t *testing.T, before *program, from, to mode) (after *p
 	if uml.Inside() && from.name == "userspace" { // what it takes a process there to start is no measure
 		bound += synced + alone
 	}
-	if from.name == "userspace" { // while it drains nobody accepts: docs/upgrade.md
-		bound += ended
-	}
 	if load.longest > bound {
 		t.Errorf("by %v nobody got through for %s; without a Service, for %s", load.where, load.longest, load.control)
 	}

@@ -32,7 +32,7 @@ func usual() patience {
 	return patience{
 		try: 1500 * time.Millisecond, connect: 6 * time.Second, look: time.Minute,
 		vanished: 3 * time.Minute, stuck: 10 * time.Minute, silent: time.Hour, halfOpen: time.Hour,
-		hurry: 10 * time.Second, goodbye: 2 * time.Second,
+		hurry: 10 * time.Second, goodbye: 500 * time.Millisecond,
 	}
 }
 
