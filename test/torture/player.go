@@ -219,8 +219,9 @@ func (p *player) end(what string) error {
 	if p.gap {
 		p.down = append(p.down, p.history.damage())
 	}
-	p.excuse()
-	defer p.excuse()
+	for _, st := range p.streams {
+		defer st.excuseUntil()()
+	}
 	return p.proxy.stop(sig)
 }
 

@@ -25,6 +25,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	excused time.Time // what it needs was broken then
+	ending  int       // the process that carries it is about to end
 	ports   uint16
 }
 
@@ -42,15 +43,27 @@ func (s *stream) target() target {
 // excuse allows for its end: conntrack was emptied, or the process that carries it
 // ends.
 func (s *stream) excuse() {
+	s.with(func() { s.excused = time.Now() })
+}
+
+// excuseUntil allows for its end until the returned function is called, however young
+// it is then: a process that drains accepts streams that its own end breaks.
+func (s *stream) excuseUntil() (end func()) {
+	s.excuse()
+	s.with(func() { s.ending++ })
+	return func() { s.excuse(); s.with(func() { s.ending-- }) }
+}
+
+func (s *stream) with(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.excused = time.Now()
+	do()
 }
 
 func (s *stream) isExcused(since time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.excused.After(since)
+	return s.ending > 0 || s.excused.After(since)
 }
 
 // run keeps a stream open until the context ends, once its Service can be reached.
