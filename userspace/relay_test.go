@@ -184,6 +184,13 @@ func TestUDP(t *testing.T) {
 	if who := ask(vip); who != "pod-a2" {
 		t.Errorf("after the change answered by %s", who)
 	}
+	// Somebody destroys the flow's socket: the client's next datagram gets another.
+	if out, err := l.Host(netlab.NodeA).Output(context.Background(), "ss", "-K", "-u", "state", "established"); err != nil {
+		t.Fatal(err, out)
+	}
+	if who := ask(vip); who != "pod-a2" {
+		t.Errorf("after its socket was destroyed answered by %s", who)
+	}
 	l.apply(b, stateOf(web(proxier.UDP, endpointsOn(9999, "pod-a2")...), other))
 	for _, from := range []string{"pod-a3", netlab.Outside, netlab.NodeA} {
 		r := l.Host(from).Probe(context.Background(), netlab.Probe{Protocol: proxier.UDP, Dst: vip, Timeout: time.Second})

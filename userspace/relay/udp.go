@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,32 +102,52 @@ func (d *datagrams) receive() {
 	}
 }
 
-// pass sends a client's datagram on to its endpoint.
+// pass sends a client's datagram on to its endpoint. A flow whose socket is of no use
+// any more, because somebody destroyed it or the address that it sends from left the
+// node, is followed by a new one, which gets the datagram.
 func (d *datagrams) pass(k flowKey, iface int, b []byte) {
 	now := time.Now()
+	f := d.current(k, now)
+	if f != nil && d.forward(f, now, b) {
+		return
+	}
+	if f = d.begin(k, iface, now); f != nil {
+		_ = d.forward(f, now, b) // if that socket is useless as well, the datagram is lost
+	}
+}
+
+// current is the client's flow, nil if there is none or the client means another
+// address by now.
+func (d *datagrams) current(k flowKey, now time.Time) *flow {
 	f := d.flows.get(k)
-	if f != nil && now.UnixNano()-f.last.Load() > int64(askAgain) {
-		if asked, err := d.ask.original(k, d.relay.port); err != nil || asked != f.asked {
-			d.end(f)
-			f = nil
-		}
+	if f == nil || now.UnixNano()-f.last.Load() <= int64(askAgain) {
+		return f
 	}
-	if f == nil {
-		if f = d.begin(k, iface, now); f == nil {
-			return
-		}
+	if asked, err := d.ask.original(k, d.relay.port); err != nil || asked != f.asked {
+		d.end(f)
+		return nil
 	}
+	return f
+}
+
+// forward sends a datagram by a flow. false: the flow's socket is dead, and the flow has
+// ended.
+func (d *datagrams) forward(f *flow, now time.Time, b []byte) bool {
 	f.last.Store(now.UnixNano())
 	f.out = b
 	if err := f.conn.raw.Write(f.sender); err != nil {
-		return // it ended just now
+		return true // the endpoint's end of it was seen just now, and the client told
 	}
 	switch {
 	case f.sendErr == nil:
 		f.service.counters.received.Add(int64(len(b)))
 	case isEndpointsFault(f.sendErr):
 		d.refuse(f)
+	case !passes(f.sendErr):
+		d.end(f)
+		return false
 	}
+	return true
 }
 
 // begin makes the flow of a client's first datagram, nil if it is not to be sent on.
@@ -215,11 +237,13 @@ func (f *flow) relay(uintptr) bool {
 		switch {
 		case err == unix.EAGAIN:
 			return false
+		case isEndpointsFault(err):
+			f.owner.refuse(f)
+			return true
+		case err != nil && !passes(err):
+			f.owner.end(f)
+			return true
 		case err != nil:
-			if isEndpointsFault(err) {
-				f.owner.refuse(f)
-				return true
-			}
 			continue
 		}
 		f.last.Store(time.Now().UnixNano())
@@ -227,6 +251,14 @@ func (f *flow) relay(uintptr) bool {
 		f.service.counters.sent.Add(int64(n))
 		_, _, _ = f.owner.conn.WriteMsgUDPAddrPort(buf[:n], f.source, f.key.client)
 	}
+}
+
+// passes tells what is wrong with one datagram, or for a moment, from what makes a UDP
+// socket useless.
+func passes(err error) bool {
+	return slices.ContainsFunc([]error{
+		unix.EAGAIN, unix.EINTR, unix.EMSGSIZE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EACCES, unix.EPROTO, unix.ENOPROTOOPT,
+	}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // refuse ends a flow whose endpoint is not there, and tells the client.
