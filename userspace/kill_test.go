@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -186,7 +188,7 @@ func TestKill(t *testing.T) {
 }
 
 // TestTerm is the same with an end in peace, where nothing is cut, and the next process
-// starts a while after the one before has ended; and datagrams wait as well.
+// starts a while after the one before has ended.
 func TestTerm(t *testing.T) {
 	p := newKubeProxy(t)
 	cmd := p.start()
@@ -204,6 +206,90 @@ func TestTerm(t *testing.T) {
 	t.Logf("5 ends in peace, and starts: %s", n)
 	if n.failed > 0 || n.cut > 0 || n.tried < 500 || n.answered != n.tried {
 		t.Error(n)
+	}
+}
+
+// TestKeeperIsFollowed holds that the proxy starts another keeper when its own is killed,
+// and that the new one is as good.
+func TestKeeperIsFollowed(t *testing.T) {
+	p := newKubeProxy(t)
+	cmd := p.start()
+	first := p.keeper(cmd.Process.Pid)
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal("there is no keeper: ", err)
+	}
+	n := p.connects(func() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		next := ""
+		for end := time.Now().Add(10 * time.Second); (next == "" || next == first) && time.Now().Before(end); next = p.keeper(cmd.Process.Pid) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if next == "" || next == first {
+			t.Fatal("no keeper follows")
+		}
+		time.Sleep(200 * time.Millisecond) // it is given the sockets
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		cmd = p.start()
+	})
+	if n.failed > 0 || n.tried < 100 || n.answered+n.cut != n.tried {
+		t.Error(n)
+	}
+}
+
+const resolver = `apiVersion: v1
+kind: Service
+metadata: {name: resolver}
+spec:
+  clusterIP: 172.30.0.42
+  ports: [{port: 53, protocol: UDP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: resolver-x, labels: {kubernetes.io/service-name: resolver}}
+addressType: IPv4
+ports: [{port: 8053, protocol: UDP}]
+endpoints:
+- {addresses: [10.180.0.11], nodeName: node-a}
+`
+
+// TestDatagramsWait holds that what a client sends while no proxy runs is answered by the
+// next one, on the same socket.
+func TestDatagramsWait(t *testing.T) {
+	p := newKubeProxy(t)
+	if err := os.WriteFile(filepath.Join(p.dir, "resolver.yaml"), []byte(resolver), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.serve(proxier.UDP, 8053, "pod-a1")
+	cmd := p.start()
+	to := netip.MustParseAddrPort("172.30.0.42:53")
+	c, err := p.Host("pod-a3").Dial(context.Background(), "udp", netip.AddrPortFrom(podAddr("pod-a3"), 0), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answered := func() error {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, err := c.Read(make([]byte, 100))
+		return err
+	}
+	for round := range 5 {
+		if _, err := c.Write([]byte("?\n")); err != nil || answered() != nil {
+			t.Fatal("while a process runs: ", err)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if _, err := c.Write([]byte("?\n")); err != nil {
+			t.Fatalf("round %d, while none runs: %v", round, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+		cmd = p.start()
+		if err := answered(); err != nil {
+			t.Errorf("round %d: what was sent while no process ran: %v", round, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package keeper
 import (
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -116,4 +117,55 @@ func TestEnd(t *testing.T) {
 	if Dismiss(port) {
 		t.Error("there are two")
 	}
+}
+
+// TestStranger: another user of the node is not answered.
+func TestStranger(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to become another user")
+	}
+	port, _ := open(t, time.Minute)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	owner := dial(t, port)
+	if err := owner.Keep(int(null.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+			t.Error(errno)
+		}
+		got <- askAs(t, port)
+	}()
+	if err := <-got; err == nil {
+		t.Error("a stranger was answered")
+	}
+	fds, err := owner.Ask()
+	if err != nil || len(fds) != 1 {
+		t.Errorf("the owner gets %v, %v", fds, err)
+	}
+	(&message{files: fds}).drop()
+}
+
+// askAs asks without a look at who is there: a stranger does not care.
+func askAs(t *testing.T, port uint16) error {
+	c, err := net.DialUnix("unixpacket", nil, address(port))
+	if err != nil {
+		t.Errorf("anybody may use the name: %v", err)
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = send(c, message{word: ask, set: 4})
+	m, err := receive(c)
+	if err == nil || os.IsTimeout(err) {
+		t.Errorf("it says %q, with %d sockets, %v", m.word, len(m.files), err)
+	}
+	m.drop()
+	return err
 }
