@@ -227,11 +227,13 @@ func (p *player) end(what string) error {
 
 // cleanUp kills the proxy and has it clean up, without tickets for that.
 func (p *player) cleanUp(ctx context.Context) error {
+	p.history.damage() // until it is in sync again
+	for _, st := range p.streams {
+		defer st.excuseUntil()()
+	}
 	if err := p.proxy.stop(syscall.SIGKILL); err != nil {
 		return err
 	}
-	p.history.damage() // until it is in sync again
-	p.excuse()
 	if err := p.checkOthers(); err != nil {
 		return err
 	}
