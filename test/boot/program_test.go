@@ -46,7 +46,7 @@ type machine struct {
 	t              *testing.T
 	lab            *netlab.Lab
 	node, neighbor *netlab.Host
-	binary         string
+	binary, mode   string
 
 	cmd   *exec.Cmd
 	log   *logbook
@@ -91,7 +91,7 @@ func bare(t *testing.T, binary string) *machine {
 	lab, err := netlab.New("boot")
 	check(t, err)
 	t.Cleanup(func() { check(t, lab.Close()) })
-	m := &machine{t: t, lab: lab, binary: binary, log: &logbook{}}
+	m := &machine{t: t, lab: lab, binary: binary, mode: "iptables", log: &logbook{}}
 	m.node, err = lab.AddHost("node")
 	check(t, err)
 	m.neighbor, err = lab.AddHost("neighbor")
@@ -117,7 +117,7 @@ func (m *machine) start(inside []string, flags ...string) {
 	m.t.Helper()
 	dir := m.t.TempDir()
 	check(m.t, os.WriteFile(dir+"/shop.yaml", []byte(shop), 0o644))
-	line := append(append(inside, m.binary, "--manifest="+dir, "--hostname-override=node-a"), flags...)
+	line := append(append(inside, m.binary, "--manifest="+dir, "--hostname-override=node-a", "--proxy-mode="+m.mode), flags...)
 	m.cmd = m.node.Command(context.Background(), line[0], line[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
 	check(m.t, m.cmd.Start())

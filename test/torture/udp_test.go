@@ -97,6 +97,7 @@ func TestUDPResumes(t *testing.T) {
 	binary := build(t)
 	for _, flavour := range flavours(t) {
 		t.Run(flavour, func(t *testing.T) { udpResumes(t, Script{Mode: "iptables", Flavour: flavour}, binary) })
+		t.Run("userspace "+flavour, func(t *testing.T) { udpResumes(t, Script{Mode: "userspace", Flavour: flavour}, binary) })
 	}
 }
 
