@@ -198,6 +198,7 @@ func tail(r root, n *proxier.Node, family proxier.Family) (rules []ruleset.Rule,
 			"kubernetes service nodeports; NOTE: this must be the last rule in this chain")
 	case filterExternal:
 		rules = nodePortWays(n, family, externalNodePortsChain, "kubernetes service nodeports without endpoints")
+		rules = append(rules, ruleset.RefuseHeld(n.Held, family)...)
 	}
 	if len(rules) <= inlineWays {
 		return rules, nil

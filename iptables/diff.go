@@ -219,7 +219,7 @@ const (
 // and old ones go after it was.
 func (p *plan) dispatch() {
 	known := p.from.state != nil
-	retail := !known || !sameNodePorts(&p.from.state.Node.NodePorts, &p.want.Node.NodePorts)
+	retail := !known || !sameTails(&p.from.state.Node, &p.want.Node)
 	for r := range roots {
 		if r.place().table == "nat" {
 			p.grow(r, natDispatch, p.lost, p.added, retail)
@@ -228,6 +228,11 @@ func (p *plan) dispatch() {
 			p.grow(r, filterAfter, p.lost, nil, false)
 		}
 	}
+}
+
+// sameTails reports whether what stands behind the roots' entries is the same.
+func sameTails(a, b *proxier.Node) bool {
+	return slices.Equal(a.Held, b.Held) && sameNodePorts(&a.NodePorts, &b.NodePorts)
 }
 
 func sameNodePorts(a, b *proxier.NodePorts) bool {

@@ -42,7 +42,7 @@ func (v Verdict) String() string {
 }
 
 // Fate is what a State does with a Packet, and why. Service and Frontend are nil
-// for Pass; Route is the row that decided, the zero Route where Frontend.Allow
+// for Pass, and for a Reject at an address that the node holds; Route is the row that decided, the zero Route where Frontend.Allow
 // dropped the packet.
 type Fate struct {
 	Verdict   Verdict
@@ -83,14 +83,17 @@ func (s *State) Decide(p Packet) Fate {
 			}
 		}
 	}
-	return s.decideNodePort(p)
+	if fate, ok := s.decideNodePort(p); ok {
+		return fate
+	}
+	return s.decideHeld(p)
 }
 
 // decideNodePort is apart because an address of a Service wins over a node port
 // at the same address.
-func (s *State) decideNodePort(p Packet) Fate {
+func (s *State) decideNodePort(p Packet) (fate Fate, ok bool) {
 	if !s.Node.ServesNodePort(p.Dst.Addr()) || p.Dst.Addr().IsLoopback() && !s.Node.IsLocal(p.Src) {
-		return Fate{} // what comes from elsewhere and names localhost is no business of Services
+		return Fate{}, false // what comes from elsewhere and names localhost is no business of Services
 	}
 	for _, svc := range s.Services {
 		if svc.Protocol != p.Protocol {
@@ -98,11 +101,25 @@ func (s *State) decideNodePort(p Packet) Fate {
 		}
 		for i := range svc.Frontends {
 			if f := &svc.Frontends[i]; f.Kind == NodePort && f.Addr.Port() == p.Dst.Port() {
-				return f.Decide(svc, &s.Node, p)
+				return f.Decide(svc, &s.Node, p), true
 			}
 		}
 	}
-	return Fate{}
+	return Fate{}, false
+}
+
+// decideHeld keeps others from the node's own programs behind an address of a Service
+// that the node holds. Health checks of load balancers are for them, and the node reaches
+// its programs anyway.
+func (s *State) decideHeld(p Packet) Fate {
+	if _, held := slices.BinarySearchFunc(s.Node.Held, p.Dst.Addr(), netip.Addr.Compare); !held || s.Node.IsLocal(p.Src) {
+		return Fate{}
+	}
+	checks := func(svc *Service) bool { return svc.HealthPort == p.Dst.Port() }
+	if p.Protocol == TCP && s.Node.ServesNodePort(p.Dst.Addr()) && slices.ContainsFunc(s.Services, checks) {
+		return Fate{}
+	}
+	return Fate{Verdict: Reject, node: &s.Node, packet: p}
 }
 
 // Decide returns the fate of a packet that has this frontend as its destination.

@@ -136,6 +136,11 @@ type Node struct {
 	// sorted.
 	Local []netip.Addr
 
+	// Held are those of Local that Services have as their own (ClusterIP, external or
+	// load balancer IP) and that are none of the Node object's, sorted: an agent put
+	// them on an interface. Others reach the Services there and nothing else.
+	Held []netip.Addr
+
 	NodePorts NodePorts
 }
 

@@ -45,6 +45,9 @@ func (n *Node) print(b *strings.Builder, family Family) {
 	}
 	fmt.Fprintf(b, "  node ports  on %s\n", on)
 	fmt.Fprintf(b, "  local       %s\n", orNone(join(n.Local)))
+	if len(n.Held) > 0 {
+		fmt.Fprintf(b, "  held        %s, for Services alone\n", join(n.Held))
+	}
 }
 
 func (s *Service) print(b *strings.Builder) {

@@ -64,8 +64,9 @@ func arguments(f proxiertest.Flags) []string {
 	}
 }
 
-// stageOf compiles objects as the program does, on the laboratory's node.
-func stageOf(t testing.TB, objects proxiertest.Objects, f proxiertest.Flags) stage {
+// stageOf compiles objects as the program does, on the laboratory's node, which may hold
+// more addresses.
+func stageOf(t testing.TB, objects proxiertest.Objects, f proxiertest.Flags, more ...netip.Addr) stage {
 	t.Helper()
 	store := cluster.NewStore(proxiertest.NodeName)
 	for _, n := range objects.Nodes {
@@ -78,9 +79,9 @@ func stageOf(t testing.TB, objects proxiertest.Objects, f proxiertest.Flags) sta
 		store.SetSlice(s)
 	}
 	st := stage{states: map[proxier.Family]*proxier.State{}, options: options(t, f)}
-	snap := store.Snapshot()
+	snap, holds := store.Snapshot(), append(labAddresses(), more...)
 	for _, family := range families {
-		n := node.Describe(family, snap.Node, labAddresses(), st.options.Node)
+		n := node.Describe(family, snap.Node, holds, st.options.Node)
 		st.states[family] = compile.New(family, st.options.Compile).Compile(snap, n)
 	}
 	return st

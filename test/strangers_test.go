@@ -41,6 +41,9 @@ func TestStrangersIPVS(t *testing.T) {
 	uml.Tests(t, uml.Options{}, uml.Case{Name: "strangers", Test: func(t *testing.T) { strangers(t, ipvsTroupe(), ipvs.Driver().Localnet) }})
 }
 
+// guardedAddrs are the Service's.
+var guardedAddrs = []string{"172.30.0.41", "192.0.2.5", "198.51.100.5", "fd00:172:30::41", "2001:db8:192::5", "2001:db8:198::5"}
+
 // guarded is a Service that answers in every way, and one whose only endpoint is in
 // the node's own network.
 const guarded = `
@@ -48,6 +51,14 @@ A Service that strangers look at
 
 [feature nodeport]
 -- cluster.yaml --
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+status:
+  addresses:
+  - {type: InternalIP, address: 192.168.0.2}
+  - {type: InternalIP, address: 'fd00:192:168::2'}
+---
 apiVersion: v1
 kind: Service
 metadata: {namespace: default, name: web}
@@ -126,7 +137,7 @@ func strangers(t *testing.T, who troupe, localnet bool) {
 		}
 	}
 	t.Run("loopback over the wire", l.martians)
-	t.Run("listeners of the node", l.listeners)
+	t.Run("listeners of the node", func(t *testing.T) { l.listeners(t, s) })
 }
 
 // wire sends one UDP datagram as a neighbour would that forges everything: a frame to
@@ -248,7 +259,7 @@ func (l *theatre) martians(t *testing.T) {
 
 // listeners: no program of the node answers at a Service's address, whether or not
 // the node holds that address.
-func (l *theatre) listeners(t *testing.T) {
+func (l *theatre) listeners(t *testing.T, s proxiertest.Scenario) {
 	const port = 9955
 	node := l.Host(netlab.NodeA)
 	for _, network := range []string{"tcp4", "tcp6"} {
@@ -258,7 +269,6 @@ func (l *theatre) listeners(t *testing.T) {
 		}
 		l.start9955(t, ln, network)
 	}
-	vips := []string{"172.30.0.41", "192.0.2.5", "198.51.100.5", "fd00:172:30::41", "2001:db8:192::5", "2001:db8:198::5"}
 	from := map[string]*netlab.Host{
 		"node": node, "other node": l.Host(netlab.NodeB), "outside": l.Host(netlab.Outside),
 	}
@@ -272,7 +282,7 @@ func (l *theatre) listeners(t *testing.T) {
 		t.Errorf("the listener does not answer at the node's own address: %s %v", r.Verdict, r.Err)
 	}
 	look := func(when string) {
-		for _, vip := range vips {
+		for _, vip := range guardedAddrs {
 			for name, h := range from {
 				if strings.HasPrefix(name, "pod") && name != "pod "+proxier.FamilyOf(netip.MustParseAddr(vip)).String() {
 					continue
@@ -285,6 +295,35 @@ func (l *theatre) listeners(t *testing.T) {
 		}
 	}
 	look("as programmed")
+
+	if uml.Inside() {
+		return // IPVS mode leaves an address that another interface holds to the node: SECURITY.md
+	}
+	// An agent puts the addresses on an interface. The node itself may reach its programs.
+	delete(from, "node")
+	held := l.hold(t, guardedAddrs)
+	r := probe(l.Host(netlab.Outside), netip.AddrPortFrom(held[0], port))
+	if r.Verdict != netlab.Answered {
+		t.Errorf("before the proxy knows that the node holds %s: %s; this test could not fail", held[0], r.Verdict)
+	}
+	st := stageOf(t, objectsOf(t, s), s.Flags, held...)
+	for f := range l.backends {
+		l.apply(t, st.states[f])
+	}
+	look("held by the node")
+}
+
+// hold puts addresses on the node's loopback interface.
+func (l *theatre) hold(t *testing.T, addrs []string) (held []netip.Addr) {
+	t.Helper()
+	for _, a := range addrs {
+		addr := netip.MustParseAddr(a)
+		if err := l.Host(netlab.NodeA).AddAddr("lo", netip.PrefixFrom(addr, addr.BitLen())); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, addr)
+	}
+	return held
 }
 
 func (l *theatre) start9955(t *testing.T, ln net.Listener, name string) {

@@ -72,15 +72,16 @@ func plumbing(c Config, n *proxier.Node, family proxier.Family) (nat, filter []r
 		fromRelay.Rules = append(fromRelay.Rules, ruleset.Rule{Proto: p, Ports: ruleset.Port(c.Port),
 			Comment: "services by the relay", CTState: ruleset.States{List: "DNAT"}, Jump: "ACCEPT"})
 	}
-	ways := pages(addressesChain, nodePortWays(n, family))
+	ways := nodePortWays(n, family)
+	refusals := pages(addressesChain, slices.Concat(ways, ruleset.RefuseHeld(n.Held, family)))
 	portals, ports := ruleset.Rule{Jump: portalsChain}, ruleset.Rule{Jump: addressesChain}
-	nat = slices.Concat([]ruleset.Chain{toRelay}, ways, []ruleset.Chain{
+	nat = slices.Concat([]ruleset.Chain{toRelay}, pages(addressesChain, ways), []ruleset.Chain{
 		{Name: portalsContainerChain, Rules: []ruleset.Rule{portals}},
 		{Name: portalsHostChain, Rules: []ruleset.Rule{own, portals}},
 		{Name: nodePortContainerChain, Rules: []ruleset.Rule{ports}},
 		{Name: nodePortHostChain, Rules: []ruleset.Rule{own, ports}},
 	})
-	return nat, append([]ruleset.Chain{fromRelay}, ways...)
+	return nat, append([]ruleset.Chain{fromRelay}, refusals...)
 }
 
 // relayAddr is the node's address at which the rules reach the relay. The target

@@ -40,10 +40,37 @@ func (c claim) compare(o claim) int {
 type claims struct {
 	single    map[key]claim
 	contested map[key][]claim // sorted, at least two
+
+	// addrs counts the claims of each address that is a Service's own.
+	addrs map[netip.Addr]int
 }
 
 func newClaims() claims {
-	return claims{map[key]claim{}, map[key][]claim{}}
+	return claims{map[key]claim{}, map[key][]claim{}, map[netip.Addr]int{}}
+}
+
+// count notes claims that come or, with -1, go.
+func (c *claims) count(k key, cl claim, change int) {
+	if cl.kind == proxier.NodePort {
+		return
+	}
+	addr := k.addr.Addr()
+	if n := c.addrs[addr] + change; n > 0 {
+		c.addrs[addr] = n
+	} else {
+		delete(c.addrs, addr)
+	}
+}
+
+// held are those of the node's addresses that Services have, and the Node has not.
+func (c *claims) held(local, own []netip.Addr) []netip.Addr {
+	var held []netip.Addr
+	for _, a := range local {
+		if c.addrs[a] > 0 && !slices.Contains(own, a) {
+			held = append(held, a)
+		}
+	}
+	return held
 }
 
 func eachClaim(services []*proxier.Service, do func(key, claim)) {
@@ -58,6 +85,7 @@ func eachClaim(services []*proxier.Service, do func(key, claim)) {
 // add and remove report whether the key is, or was until now, contested: then
 // its claimants have to be looked at again.
 func (c *claims) add(k key, cl claim) bool {
+	c.count(k, cl, 1)
 	list, ok := c.contested[k]
 	if !ok {
 		first, taken := c.single[k]
@@ -74,6 +102,7 @@ func (c *claims) add(k key, cl claim) bool {
 }
 
 func (c *claims) remove(k key, cl claim) bool {
+	c.count(k, cl, -1)
 	list, ok := c.contested[k]
 	if !ok {
 		delete(c.single, k)

@@ -60,6 +60,7 @@ func (c *Compiler) Compile(snap cluster.Snapshot, node proxier.Node) *proxier.St
 	e := edit{c: c, known: known}
 	e.to(snap.Services)
 	e.settle()
+	node.Held = c.claims.held(node.Local, env.OwnAddrs)
 	switch {
 	case c.state != nil && !e.changed() && sameNode(&c.state.Node, &node):
 		return c.state
@@ -109,7 +110,7 @@ func (c *Compiler) envOf(snap cluster.Snapshot, node *proxier.Node) Env {
 
 func sameNode(a, b *proxier.Node) bool {
 	return a.Name == b.Name && slices.Equal(a.PodRanges, b.PodRanges) &&
-		slices.Equal(a.PodInterfaces, b.PodInterfaces) && slices.Equal(a.Local, b.Local) &&
+		slices.Equal(a.PodInterfaces, b.PodInterfaces) && slices.Equal(a.Local, b.Local) && slices.Equal(a.Held, b.Held) &&
 		a.NodePorts.Any == b.NodePorts.Any && a.NodePorts.Localhost == b.NodePorts.Localhost &&
 		slices.Equal(a.NodePorts.Addrs, b.NodePorts.Addrs)
 }

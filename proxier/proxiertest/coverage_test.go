@@ -20,6 +20,7 @@ var features = map[string]string{
 	"nodeport-localhost":       "NodePort on localhost, and turned off",
 	"loadbalancer":             "load balancer ingress addresses",
 	"ipmode":                   "ipMode VIP and Proxy",
+	"held":                     "an address of a Service that the node holds",
 	"externalip":               "externalIPs",
 	"source-ranges":            "loadBalancerSourceRanges",
 	"source-ranges-one-family": "ranges of one family close the other family's address",

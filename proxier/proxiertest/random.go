@@ -162,6 +162,9 @@ func (g *generator) external(s *corev1.Service) {
 		for range 1 + g.rng.IntN(2) {
 			mode := pick(g.rng, []corev1.LoadBalancerIPMode{corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy})
 			ingress := corev1.LoadBalancerIngress{IP: at(lab.VIPs, 1+g.rng.IntN(6)).String(), IPMode: &mode}
+			if g.percent(15) { // an agent put it on an interface of the node
+				ingress.IP = lab.NodeExtra.String()
+			}
 			if g.percent(5) {
 				ingress = corev1.LoadBalancerIngress{Hostname: "lb.example.com"}
 			}

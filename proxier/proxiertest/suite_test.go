@@ -120,7 +120,7 @@ func checkFrontends(t *testing.T, s Scenario, svc *corev1.Service) {
 			continue
 		}
 		lab := LabOf(proxier.FamilyOf(addr))
-		if !lab.Externals.Contains(addr) && !lab.VIPs.Contains(addr) && addr != lab.Node && !s.Has("feature conflict") {
+		if !lab.Externals.Contains(addr) && !lab.VIPs.Contains(addr) && !slices.Contains(lab.Local(), addr) && !s.Has("feature conflict") {
 			t.Errorf("%s: %s: address %s is not for Services", s.File, svc.Name, ip)
 		}
 	}
