@@ -198,7 +198,7 @@ func tail(r root, n *proxier.Node, family proxier.Family) (rules []ruleset.Rule,
 			"kubernetes service nodeports; NOTE: this must be the last rule in this chain")
 	case filterExternal:
 		rules = nodePortWays(n, family, externalNodePortsChain, "kubernetes service nodeports without endpoints")
-		rules = append(rules, ruleset.RefuseHeld(n.Held, family)...)
+		rules = append(rules, ruleset.Rule{Comment: "addresses of services that the node holds", Jump: heldChain})
 	}
 	if len(rules) <= inlineWays {
 		return rules, nil

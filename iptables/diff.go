@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"net/netip"
 	"slices"
 
 	"switchyard/iptables/ruleset"
@@ -72,10 +73,33 @@ func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan 
 	nat, filter := plumbing(c, &want.Node)
 	p.writeAll(filterBefore, -1, filter)
 	p.writeAll(natBase, -1, nat)
+	p.refuseHeld()
 	p.renderChanges()
 	p.dispatch()
 	p.deleteGone()
 	return p
+}
+
+// refuseHeld plans what refuses at addresses that the node holds. An address that is
+// held no more may be the node's port now, or a Service's all the same: its refusals go
+// when nat has the new ways. There are at least as many pages for both as for either.
+func (p *plan) refuseHeld() {
+	held := p.want.Node.Held
+	both := held
+	if p.from.state != nil {
+		both = ruleset.Union(p.from.state.Node.Held, held)
+	}
+	draw := func(held []netip.Addr) []ruleset.Chain {
+		return pages(heldChain, ruleset.RefuseHeld(held, p.want.Family), numbered(heldChain))
+	}
+	before := draw(both)
+	p.writeAll(filterBefore, -1, before)
+	for _, c := range before {
+		id := chainID{"filter", c.Name}
+		p.gone = append(p.gone, id)
+		delete(p.wanted, id)
+	}
+	p.writeAll(filterAfter, -1, draw(held))
 }
 
 // changes lists the plan's changes in order. If nothing happens to nat, the two
@@ -219,7 +243,7 @@ const (
 // and old ones go after it was.
 func (p *plan) dispatch() {
 	known := p.from.state != nil
-	retail := !known || !sameTails(&p.from.state.Node, &p.want.Node)
+	retail := !known || !sameNodePorts(&p.from.state.Node.NodePorts, &p.want.Node.NodePorts)
 	for r := range roots {
 		if r.place().table == "nat" {
 			p.grow(r, natDispatch, p.lost, p.added, retail)
@@ -228,11 +252,6 @@ func (p *plan) dispatch() {
 			p.grow(r, filterAfter, p.lost, nil, false)
 		}
 	}
-}
-
-// sameTails reports whether what stands behind the roots' entries is the same.
-func sameTails(a, b *proxier.Node) bool {
-	return slices.Equal(a.Held, b.Held) && sameNodePorts(&a.NodePorts, &b.NodePorts)
 }
 
 func sameNodePorts(a, b *proxier.NodePorts) bool {

@@ -134,6 +134,7 @@ func owns(table, name string) bool {
 		prefixes = append(prefixes, servicePrefix, localPrefix, externalPrefix, endpointPrefix,
 			affinityPrefix, localAffinityPrefix, bypassPrefix)
 	case "filter":
+		prefixes = append(prefixes, heldChain)
 	default:
 		return false
 	}

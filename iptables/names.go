@@ -27,6 +27,9 @@ const externalNodePortsChain = "KUBE-EXTERNAL-NODEPORTS"
 // Ours alone: the ways to the node ports, if there are many node-port addresses.
 const addressesChain = "KUBE-NODE-ADDRESSES"
 
+// Ours alone: what keeps others from the node's programs at addresses of services.
+const heldChain = "KUBE-NODE-HELD"
+
 // Prefixes of the chains that belong to one service port or endpoint. Behind
 // them stands a hash of 16 characters.
 const (

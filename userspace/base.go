@@ -73,7 +73,8 @@ func plumbing(c Config, n *proxier.Node, family proxier.Family) (nat, filter []r
 			Comment: "services by the relay", CTState: ruleset.States{List: "DNAT"}, Jump: "ACCEPT"})
 	}
 	ways := nodePortWays(n, family)
-	refusals := pages(addressesChain, slices.Concat(ways, ruleset.RefuseHeld(n.Held, family)))
+	refusals := pages(addressesChain, append(ways[:len(ways):len(ways)],
+		ruleset.Rule{Comment: "addresses of services that the node holds", Jump: heldChain}))
 	portals, ports := ruleset.Rule{Jump: portalsChain}, ruleset.Rule{Jump: addressesChain}
 	nat = slices.Concat([]ruleset.Chain{toRelay}, pages(addressesChain, ways), []ruleset.Chain{
 		{Name: portalsContainerChain, Rules: []ruleset.Rule{portals}},

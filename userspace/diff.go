@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"net/netip"
 	"slices"
 
 	"switchyard/iptables/ruleset"
@@ -58,6 +59,7 @@ func newPlan(m *memory, want *proxier.State, c Config, h *ruleset.Hasher) *plan 
 	}
 	p.stages[filterBefore].Table, p.stages[filterAfter].Table = "filter", "filter"
 	p.plumb()
+	p.refuseHeld()
 	p.renderChanges()
 	for r := range roots {
 		if r.table() == "nat" {
@@ -81,6 +83,27 @@ func (p *plan) plumb() {
 	}
 	p.writeAll(filterBefore, -1, filter)
 	p.writeAll(natLeaves, -1, nat)
+}
+
+// refuseHeld plans what refuses at addresses that the node holds. Refusals of an address
+// that is held no more go when nat has the new ways. There are at least as many pages for
+// both as for either.
+func (p *plan) refuseHeld() {
+	held := p.want.Node.Held
+	both := held
+	if p.from.state != nil {
+		both = ruleset.Union(p.from.state.Node.Held, held)
+	}
+	draw := func(held []netip.Addr) []ruleset.Chain {
+		return pages(heldChain, ruleset.RefuseHeld(held, p.want.Family))
+	}
+	before := draw(both)
+	p.writeAll(filterBefore, -1, before)
+	for _, c := range before {
+		delete(p.wanted, chainID{"filter", c.Name})
+	}
+	p.lose("filter", before)
+	p.writeAll(filterAfter, -1, draw(held))
 }
 
 // changes lists the plan's changes in order. A chain must not stand twice in a

@@ -19,6 +19,7 @@ const (
 	portalsChain   = "KUBE-PORTALS"        // addresses of services
 	nodePortChain  = "KUBE-NODEPORT"       // node ports, behind the addresses that have them
 	addressesChain = "KUBE-NODEPORT-ADDRS" // the addresses that have node ports
+	heldChain      = "KUBE-PORTALS-HELD"   // refuses others at addresses of services that the node holds
 	relayChain     = "KUBE-RELAY"          // nat: to the relay; filter: may come in
 )
 

@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"net/netip"
+	"slices"
 
 	"switchyard/proxier"
 )
@@ -27,4 +28,11 @@ func RefuseHeld(held []netip.Addr, f proxier.Family) []Rule {
 		}
 	}
 	return rules
+}
+
+// Union is the addresses of two sorted lists, sorted.
+func Union(a, b []netip.Addr) []netip.Addr {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
