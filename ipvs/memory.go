@@ -91,7 +91,7 @@ func (m *memory) render(is *proxier.Service, node *proxier.Node) {
 
 func sameToServices(a, b *proxier.Node) bool {
 	return slices.Equal(a.PodRanges, b.PodRanges) && slices.Equal(a.PodInterfaces, b.PodInterfaces) &&
-		slices.Equal(a.Local, b.Local) && a.NodePorts.Any == b.NodePorts.Any &&
+		slices.Equal(a.Local, b.Local) && slices.Equal(a.Held, b.Held) && a.NodePorts.Any == b.NodePorts.Any &&
 		slices.Equal(a.NodePorts.Addrs, b.NodePorts.Addrs)
 }
 

@@ -175,6 +175,9 @@ func (r *renderer) portal(f *proxier.Frontend, m meaning, at netip.AddrPort) *po
 	needs := func(s set, e ipset.Entry) { p.entries = append(p.entries, member{s, e}) }
 
 	lasts(base, inSet(base, entry))
+	if r.node.Holds(at.Addr()) {
+		lasts(elsewhere, ipset.Entry{Addr: at.Addr()})
+	}
 	if !r.node.IsLocal(at.Addr()) {
 		// An address of the node's own stays one: other ports than this are not ours.
 		p.addrs = append(p.addrs, at.Addr())

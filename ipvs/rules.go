@@ -7,7 +7,7 @@ import (
 	"switchyard/proxier"
 )
 
-// The chains. Names are upstream's, but for the last two.
+// The chains. Names are upstream's, but for those that are ours alone.
 const (
 	servicesChain     = "KUBE-SERVICES"               // nat: who asks for what
 	postroutingChain  = "KUBE-POSTROUTING"            // nat: masquerade
@@ -16,6 +16,8 @@ const (
 	nodePortChain     = "KUBE-NODE-PORT"              // nat; filter: health checks
 	forwardChain      = "KUBE-FORWARD"                // filter: replies
 	ipvsFilterChain   = "KUBE-IPVS-FILTER"            // filter: no other port of an address
+	heldChain         = "KUBE-HELD"                   // filter: the same at an address of another interface; ours alone
+	heldNodeChain     = "KUBE-HELD-NODE"              // filter: where node ports answer; ours alone
 	firewallChain     = "KUBE-PROXY-FIREWALL"         // mangle here: IPVS is before filter's OUTPUT
 	rangesChain       = "KUBE-SOURCE-RANGES-FIREWALL" // mangle
 	shortCircuitChain = "KUBE-SHORT-CIRCUIT"          // nat: ours alone
@@ -197,15 +199,33 @@ func (r ruler) filter() []ruleset.Chain {
 		ruleset.Rule{Comment: "kubernetes forwarding rules", Mark: r.mark(), Jump: "ACCEPT"},
 		ruleset.Rule{Comment: "kubernetes forwarding conntrack rule",
 			CTState: ruleset.States{List: "RELATED,ESTABLISHED"}, Jump: "ACCEPT"})
-	return []ruleset.Chain{
-		{Name: forwardChain, Rules: forward},
-		{Name: nodePortChain, Rules: []ruleset.Rule{healthCheck}},
-		{Name: ipvsFilterChain, Rules: []ruleset.Rule{
+	return append(r.heldElsewhere(),
+		ruleset.Chain{Name: forwardChain, Rules: forward},
+		ruleset.Chain{Name: nodePortChain, Rules: []ruleset.Rule{healthCheck}},
+		ruleset.Chain{Name: ipvsFilterChain, Rules: []ruleset.Rule{
 			r.in(clusterIPs, "RETURN"),
 			r.in(externalIPs, "RETURN"),
 			r.in(balancers, "RETURN"),
+			gotoChain(r.in(elsewhere, heldChain)),
 			refuse,
-		}},
+		}})
+}
+
+// heldElsewhere are the chains for an address of a service that another interface than
+// kube-ipvs0 has: node ports answer there, the node reaches its own programs, and what
+// no service can have, as ICMP, passes.
+func (r ruler) heldElsewhere() []ruleset.Chain {
+	var refusals, nodePorts []ruleset.Rule
+	for _, p := range []proxier.Protocol{proxier.TCP, proxier.UDP, proxier.SCTP} {
+		all, _ := nodePortSets(p)
+		nodePorts = append(nodePorts, r.ofProtocol(p, all, "RETURN"))
+		refusals = append(refusals, ruleset.Rule{Proto: p, CTState: ruleset.States{List: "NEW"},
+			Jump: "REJECT", Reject: unreachable(r.family)})
+	}
+	return []ruleset.Chain{
+		{Name: heldNodeChain, Rules: append(nodePorts, refusals...)},
+		{Name: heldChain, Rules: append([]ruleset.Rule{
+			{SrcType: fromNode, Jump: "RETURN"}, gotoChain(r.in(nodeAddrs, heldNodeChain))}, refusals...)},
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	noLocal                // addresses that drop all but pods' and the node's packets
 	hairpins               // endpoints as destination and source at once
 	held                   // addresses on kube-ipvs0: what no service claims there is refused
+	elsewhere              // addresses of services that another interface of the node has
 	alternates             // where the node's and its pods' packets are mapped to
 	clusterIPs             // ClusterIPs
 	clusterMasq            // those of them whose packets are all masqueraded
@@ -45,7 +46,7 @@ const (
 var setNames = [setCount]string{
 	ranges: "LOAD-BALANCER-SOURCE-CIDR", firewalled: "LOAD-BALANCER-FW",
 	dropped: "DROP", noLocal: "NO-LOCAL-ENDPOINT",
-	hairpins: "LOOP-BACK", held: "IPVS-IPS", alternates: "SHORT-CIRCUIT",
+	hairpins: "LOOP-BACK", held: "IPVS-IPS", elsewhere: "HELD-IPS", alternates: "SHORT-CIRCUIT",
 	clusterIPs: "CLUSTER-IP", clusterMasq: "CLUSTER-IP-MASQ",
 	externalIPs: "EXTERNAL-IP", balancers: "LOAD-BALANCER",
 	nodeAddrs: "NODE-PORT-IPS", nodeTCP: "NODE-PORT-TCP", nodeUDP: "NODE-PORT-UDP", nodeSCTP: "NODE-PORT-SCTP-HASH",
@@ -68,7 +69,7 @@ func (s set) name(f proxier.Family) string {
 
 func (s set) kind() ipset.Type {
 	switch s {
-	case held, nodeAddrs:
+	case held, elsewhere, nodeAddrs:
 		return ipset.HashIP
 	case hairpins:
 		return ipset.HashIPPortIP
@@ -83,7 +84,7 @@ func (s set) kind() ipset.Type {
 // fields are what a rule compares with the set's entries.
 func (s set) fields() string {
 	switch s {
-	case held, nodeAddrs, nodeTCP, nodeUDP, shortTCP, shortUDP, health:
+	case held, elsewhere, nodeAddrs, nodeTCP, nodeUDP, shortTCP, shortUDP, health:
 		return "dst"
 	case hairpins, ranges:
 		return "dst,dst,src"

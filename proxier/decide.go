@@ -112,7 +112,7 @@ func (s *State) decideNodePort(p Packet) (fate Fate, ok bool) {
 // that the node holds. Health checks of load balancers are for them, and the node reaches
 // its programs anyway.
 func (s *State) decideHeld(p Packet) Fate {
-	if _, held := slices.BinarySearchFunc(s.Node.Held, p.Dst.Addr(), netip.Addr.Compare); !held || s.Node.IsLocal(p.Src) {
+	if !s.Node.Holds(p.Dst.Addr()) || s.Node.IsLocal(p.Src) {
 		return Fate{}
 	}
 	checks := func(svc *Service) bool { return svc.HealthPort == p.Dst.Port() }
@@ -197,6 +197,12 @@ func MatchInterface(name, iface string) bool {
 func (n *Node) IsLocal(addr netip.Addr) bool {
 	_, found := slices.BinarySearchFunc(n.Local, addr, netip.Addr.Compare)
 	return found || addr.IsLoopback()
+}
+
+// Holds reports whether an address is one of Held.
+func (n *Node) Holds(addr netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(n.Held, addr, netip.Addr.Compare)
+	return found
 }
 
 // ServesNodePort reports whether NodePorts answer at an address.

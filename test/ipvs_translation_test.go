@@ -37,7 +37,6 @@ func newIPVSTranslation(t testing.TB, st *stage, named map[string]int) *ipvsTran
 const (
 	otherPort = "a port that no service has, at an address of one, is refused"
 	localhost = "node ports do not answer at 127.0.0.0/8"
-	elsewhere = "an address of a service that another interface than kube-ipvs0 holds keeps its other ports"
 	ownSource = "a packet from an address of a service, which kube-ipvs0 has, is the node's own"
 )
 
@@ -48,8 +47,6 @@ func (tr *ipvsTranslation) difference(p proxier.Packet, want proxier.Fate, got [
 	switch {
 	case want.Verdict == proxier.Pass && m.Holds(p.Dst.Addr()) && only(proxier.Reject):
 		return otherPort
-	case want.Verdict == proxier.Reject && want.Service == nil && !m.Holds(p.Dst.Addr()) && only(proxier.Pass):
-		return elsewhere
 	case want.Verdict != proxier.Pass && want.Frontend.Kind == proxier.NodePort && p.Dst.Addr().IsLoopback() && only(proxier.Pass):
 		return localhost
 	case want.Route.From != 0 && p.In == "" && m.Holds(p.Src) && tr.asNode(p, want, got):
