@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +25,7 @@ import (
 	"switchyard/proxier/proxiertest"
 	"switchyard/test/kubeapi"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 // TestTruthAPI plays the scenarios with the built binary on node-a, which gets them
@@ -91,12 +91,7 @@ func (d *director) open(apiserver string) {
 	must(t, errors.Join(
 		netlab.Wire(netlab.End{Host: host, Device: netlab.Uplink}, netlab.End{Host: fabric, Device: "cp"}),
 		fabric.Plug("cp", "br0"), host.AddAddr(netlab.Uplink, netip.PrefixFrom(apiServerAddr, 24))))
-	d.binary = filepath.Join(t.TempDir(), "kube-proxy")
-	build := exec.Command("go", "build", "-o", d.binary, "./cmd/kube-proxy")
-	build.Dir, build.Env = "..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
-	}
+	d.binary = subject.Build(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	d.server, err = kubeapi.Start(ctx, kubeapi.Options{

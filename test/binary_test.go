@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 // shopManifest is a Service of TCP and UDP with one endpoint.
@@ -57,25 +57,7 @@ type program struct {
 	path string
 	dir  string
 	cmd  *exec.Cmd
-	log  *lockedBuffer
-}
-
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log  *subject.Log
 }
 
 func newProgram(t *testing.T) *program {
@@ -87,12 +69,7 @@ func newProgram(t *testing.T) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{t: t, lab: lab, path: filepath.Join(t.TempDir(), "kube-proxy"), dir: t.TempDir()}
-	build := exec.Command("go", "build", "-o", p.path, "../cmd/kube-proxy")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	p := &program{t: t, lab: lab, path: subject.Build(t), dir: t.TempDir()}
 	t.Cleanup(func() {
 		p.stop(syscall.SIGKILL)
 		if err := lab.Close(); err != nil {
@@ -121,7 +98,7 @@ func (p *program) write(pod netip.Addr) {
 
 func (p *program) start() {
 	p.t.Helper()
-	p.log = &lockedBuffer{}
+	p.log = &subject.Log{}
 	p.cmd = p.lab.Host(netlab.NodeA).Command(context.Background(), p.path, "--manifest="+p.dir,
 		"--hostname-override=node-a", "--cluster-cidr=10.180.0.0/16")
 	p.cmd.Stderr = p.log

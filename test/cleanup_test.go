@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 // counting stands before a program that writes rules. It counts the calls, and kills
@@ -131,7 +132,7 @@ func (k *killing) saved() string {
 func (k *killing) start(mode string, at int, half bool) (killed bool) {
 	k.t.Helper()
 	k.arm(at, half)
-	log := &lockedBuffer{}
+	log := &subject.Log{}
 	cmd := k.p.lab.Host(netlab.NodeA).Command(context.Background(), k.p.path, "--manifest="+k.p.dir,
 		"--proxy-mode="+mode, "--hostname-override=node-a", "--cluster-cidr=10.180.0.0/16")
 	cmd.Stdout, cmd.Stderr = log, log

@@ -21,6 +21,7 @@ import (
 
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 	"switchyard/userspace/keeper"
 	"switchyard/userspace/relay"
 )
@@ -50,12 +51,7 @@ endpoints:
 
 func newKubeProxy(t *testing.T) *kubeProxy {
 	t.Helper()
-	p := &kubeProxy{lab: newLab(t), path: filepath.Join(t.TempDir(), "kube-proxy"), dir: t.TempDir()}
-	build := exec.Command("go", "build", "-o", p.path, "../cmd/kube-proxy")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	p := &kubeProxy{lab: newLab(t), path: subject.Build(t), dir: t.TempDir()}
 	if err := os.WriteFile(filepath.Join(p.dir, "shop.yaml"), []byte(shop), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -1,20 +1,18 @@
 package boot
 
 import (
-	"bytes"
 	"context"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"switchyard/proxier"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 // limit bounds every wait for what should come, on two busy cores.
@@ -49,25 +47,8 @@ type machine struct {
 	binary, mode   string
 
 	cmd   *exec.Cmd
-	log   *logbook
+	log   *subject.Log
 	ended chan struct{}
-}
-
-type logbook struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logbook) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // build builds the program as the image has it.
@@ -76,13 +57,7 @@ func build(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, for network namespaces")
 	}
-	binary := filepath.Join(t.TempDir(), "kube-proxy")
-	cmd := exec.Command("go", "build", "-o", binary, "./cmd/kube-proxy")
-	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
+	return subject.Build(t)
 }
 
 // bare is a node with nothing but lo, and a neighbour that no cable leads to.
@@ -91,7 +66,7 @@ func bare(t *testing.T, binary string) *machine {
 	lab, err := netlab.New("boot")
 	check(t, err)
 	t.Cleanup(func() { check(t, lab.Close()) })
-	m := &machine{t: t, lab: lab, binary: binary, mode: "iptables", log: &logbook{}}
+	m := &machine{t: t, lab: lab, binary: binary, mode: "iptables", log: &subject.Log{}}
 	m.node, err = lab.AddHost("node")
 	check(t, err)
 	m.neighbor, err = lab.AddHost("neighbor")
@@ -151,17 +126,12 @@ func (m *machine) until(what string, so func() bool) {
 func (m *machine) says(words ...string) {
 	m.t.Helper()
 	m.until("a line with "+strings.Join(words, ", "), func() bool {
-		for line := range strings.Lines(m.log.String()) {
-			all := true
-			for _, w := range words {
-				all = all && strings.Contains(line, w)
-			}
-			if all {
-				m.t.Logf("it says: %s", strings.TrimSpace(line))
-				return true
-			}
+		lines := m.log.Lines(words...)
+		if len(lines) == 0 {
+			return false
 		}
-		return false
+		m.t.Logf("it says: %s", lines[0])
+		return true
 	})
 }
 

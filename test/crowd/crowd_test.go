@@ -1,7 +1,6 @@
 package crowd
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,13 +13,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"switchyard/proxier/conntrack"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 	"switchyard/test/uml"
 )
 
@@ -42,7 +41,7 @@ func TestAFifth(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, for network namespaces")
 	}
-	crowd{binary: build(t), all: 200_000, clean: cleanIn / 5, change: changeIn}.play(t)
+	crowd{binary: subject.Build(t), all: 200_000, clean: cleanIn / 5, change: changeIn}.play(t)
 }
 
 // TestAMillion is the whole, in a kernel whose limit is the test's to set. System calls
@@ -53,7 +52,7 @@ func TestAMillion(t *testing.T) {
 		if err := uml.Missing(); err != nil {
 			t.Skip("missing: ", err)
 		}
-		o.Env = []string{program + "=" + build(t)}
+		o.Env = []string{program + "=" + subject.Build(t)}
 	}
 	uml.Tests(t, o, uml.Case{Name: "cleanup", Test: func(t *testing.T) {
 		check(t, os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", []byte("1200000"), 0o644))
@@ -70,17 +69,6 @@ type crowd struct {
 }
 
 func (c crowd) stale() int { return c.all / 10 }
-
-func build(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "kube-proxy")
-	cmd := exec.Command("go", "build", "-o", binary, "./cmd/kube-proxy")
-	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
-}
 
 // dns is a UDP Service at 172.30.0.53 with endpoints, web one of TCP at an address.
 func dns(endpoints ...string) string {
@@ -175,29 +163,12 @@ type running struct {
 	host *netlab.Host
 	dir  string
 	cmd  *exec.Cmd
-	log  *logbook
-}
-
-type logbook struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logbook) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log  *subject.Log
 }
 
 func start(t *testing.T, host *netlab.Host, binary string) *running {
 	t.Helper()
-	p := &running{t: t, host: host, dir: t.TempDir(), log: &logbook{}}
+	p := &running{t: t, host: host, dir: t.TempDir(), log: &subject.Log{}}
 	p.cmd = host.Command(context.Background(), binary, "--manifest="+p.dir, "--hostname-override=node-a",
 		"--cluster-cidr=10.180.0.0/16", "--iptables-min-sync-period=0")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log

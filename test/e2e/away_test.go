@@ -44,7 +44,7 @@ func (c *cluster) away(t *testing.T) {
 	if _, h := p.health("/healthz"); last < 15 || h.APIServer == nil || h.APIServer.SilentSeconds < 15 {
 		t.Errorf("after 20 s the gauge of silence is %v, /healthz says %+v", last, h.APIServer)
 	}
-	if said := p.log.lines("level=WARN", "the API server cannot be followed"); len(said) == 0 || len(said) > 6 {
+	if said := p.log.Lines("level=WARN", "the API server cannot be followed"); len(said) == 0 || len(said) > 6 {
 		t.Errorf("it says in %d lines that the API server is away: %q", len(said), said)
 	}
 

@@ -22,6 +22,7 @@ import (
 	"switchyard/proxier"
 	"switchyard/test/kubeapi"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 const (
@@ -129,21 +130,12 @@ func (c *cluster) withoutAPI(t *testing.T) {
 
 // build builds the program as the image has it; with the race detector if the test
 // has it.
-func build(t *testing.T) string { return buildWith(t, raced) }
-
-func buildWith(t *testing.T, race bool) string {
+func build(t *testing.T) string {
 	t.Helper()
-	binary := t.TempDir() + "/kube-proxy"
-	args, cgo := []string{"build", "-o", binary}, "CGO_ENABLED=0"
-	if race {
-		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	if raced {
+		return subject.BuildRace(t)
 	}
-	cmd := exec.Command("go", append(args, "./cmd/kube-proxy")...)
-	cmd.Dir, cmd.Env = root, append(os.Environ(), cgo)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
+	return subject.Build(t)
 }
 
 // addControlPlane makes the host of the API server, which reaches nodes and pods.

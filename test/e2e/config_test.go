@@ -68,11 +68,11 @@ func (c *cluster) writtenConfig(t *testing.T, p *program) {
 			t.Errorf("no %q in\n%s", line, text(t, written))
 		}
 	}
-	before := len(p.log.lines("msg=applied", "family=IPv4"))
+	before := len(p.log.Lines("msg=applied", "family=IPv4"))
 	p.run("--config=" + written)
 	var applied []string
 	p.until("a sync", func() bool {
-		applied = p.log.lines("msg=applied", "family=IPv4")
+		applied = p.log.Lines("msg=applied", "family=IPv4")
 		return len(applied) > before
 	})
 	if !strings.Contains(applied[before], "operations=0") {

@@ -18,6 +18,7 @@ import (
 
 	"switchyard/test/kubeapi"
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 	"switchyard/test/uml"
 )
 
@@ -32,7 +33,7 @@ func TestIPVS(t *testing.T) {
 		if _, err := os.Stat(root + "/bin/kube-apiserver"); err != nil {
 			t.Skip("missing: bin/kube-apiserver; build it in test/apiserver")
 		}
-		o.Env = []string{builtProgram + "=" + buildWith(t, false)} // the race detector does not run there
+		o.Env = []string{builtProgram + "=" + subject.Build(t)} // the race detector does not run there
 	}
 	uml.Tests(t, o, uml.Case{Name: "Services", Test: testIPVS})
 }
@@ -130,7 +131,7 @@ func (c *cluster) ipvsAnswers(t *testing.T, p *program) {
 	if got := c.ask("pod-a1", "172.30.0.41:81"); got != "refused" {
 		t.Errorf("a port that the Service does not have: %s, want refused", got)
 	}
-	if warnings := p.log.lines("IPVS forgets a TCP connection that is idle for 15m0s"); len(warnings) == 0 {
+	if warnings := p.log.Lines("IPVS forgets a TCP connection that is idle for 15m0s"); len(warnings) == 0 {
 		t.Error("no warning that idle connections end early")
 	}
 }
@@ -216,7 +217,7 @@ func (c *cluster) ipvsKilled(t *testing.T, p *program) {
 	before, sets := p.servers(t), p.output(t, "ipset", "save", "-sorted")
 	p.signal(syscall.SIGKILL)
 	call.say(t)
-	p.log = &logbook{}
+	p.log = &subject.Log{}
 	p.start()
 	p.inSync()
 	call.say(t)

@@ -70,7 +70,7 @@ func (c *cluster) firstLight(t *testing.T) {
 		}
 	}
 	time.Sleep(1500 * time.Millisecond)
-	if said := p.log.lines("level=WARN", "API server"); len(said) != 1 {
+	if said := p.log.Lines("level=WARN", "API server"); len(said) != 1 {
 		t.Errorf("it says so in %d lines: %q", len(said), said)
 	}
 	if got, want := p.healthCodes(), [2]int{503, 200}; got != want {

@@ -66,7 +66,7 @@ func (p *program) isConfined(capabilities uint64) {
 func (p *program) warnsOnce() {
 	p.t.Helper()
 	named := map[string]int{}
-	for _, line := range p.log.lines("level=WARN") {
+	for _, line := range p.log.Lines("level=WARN") {
 		if m := regexp.MustCompile(`set (?:sysctl )?([a-z_/.0-9]+)`).FindStringSubmatch(line); m != nil {
 			named[m[1]]++
 		} else {

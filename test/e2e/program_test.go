@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,12 +13,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"switchyard/test/netlab"
+	"switchyard/test/subject"
 )
 
 // program is the built binary on a host, with the files that its pod has.
@@ -33,7 +32,7 @@ type program struct {
 	inside []string
 
 	cmd   *exec.Cmd
-	log   *logbook
+	log   *subject.Log
 	ended chan struct{}
 }
 
@@ -65,44 +64,11 @@ func (v *volume) put(t *testing.T, name, content string) {
 	}
 }
 
-// logbook is a log that is read while it is written.
-type logbook struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// lines are those with all of these words.
-func (l *logbook) lines(words ...string) []string {
-	var found []string
-	for line := range strings.Lines(l.String()) {
-		all := true
-		for _, w := range words {
-			all = all && strings.Contains(line, w)
-		}
-		if all {
-			found = append(found, strings.TrimSpace(line))
-		}
-	}
-	return found
-}
-
 // program prepares the binary on a host by the files of deploy/, in which the
 // address of the API server, the pods' range and the paths of this test are put.
 func (c *cluster) program(t *testing.T, host *netlab.Host) *program {
 	t.Helper()
-	p := &program{t: t, c: c, host: host, config: newVolume(t), account: newVolume(t), log: &logbook{}}
+	p := &program{t: t, c: c, host: host, config: newVolume(t), account: newVolume(t), log: &subject.Log{}}
 	p.account.put(t, "ca.crt", text(t, c.dir+"/ca.crt"))
 	p.account.put(t, "token", c.token(t, ""))
 	kubeconfig := strings.NewReplacer("https://set-me.invalid:6443", "https://"+netip.AddrPortFrom(apiAddr, 6443).String(),
@@ -182,7 +148,7 @@ func (p *program) clear() {
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 	for _, never := range []string{"forbidden", "DATA RACE", "panic"} {
-		for _, line := range p.log.lines(never) {
+		for _, line := range p.log.Lines(never) {
 			if !p.c.isStarting(timeOf(line)) {
 				p.t.Errorf("its log has %q: %s", never, line)
 			}
@@ -210,7 +176,7 @@ func (p *program) says(words ...string) string {
 	p.t.Helper()
 	var found []string
 	p.until(fmt.Sprintf("a line of the log with %q", words), func() bool {
-		found = p.log.lines(words...)
+		found = p.log.Lines(words...)
 		return len(found) > 0
 	})
 	return found[0]

@@ -85,7 +85,7 @@ func badInput() []wrong {
 // goodToken: the program goes on as soon as there is a token that counts.
 func goodToken(t *testing.T, p *program) {
 	p.account.put(t, "token", p.c.token(t, ""))
-	took := p.until("the API server is followed", func() bool { return len(p.log.lines("has delivered everything once")) > 0 })
+	took := p.until("the API server is followed", func() bool { return len(p.log.Lines("has delivered everything once")) > 0 })
 	t.Logf("followed %s after it had a good token", took.Round(time.Millisecond))
 	p.inSync()
 }
@@ -106,7 +106,7 @@ func (c *cluster) wrongInput(t *testing.T) {
 				p.endsWith(w.says...)
 				return
 			}
-			if n := len(p.log.lines(w.says...)); n != 1 {
+			if n := len(p.log.Lines(w.says...)); n != 1 {
 				t.Errorf("%d lines with %q:\n%s", n, w.says, p.log)
 			}
 			time.Sleep(time.Second)

@@ -1,17 +1,16 @@
 package switching
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"switchyard/test/subject"
 )
 
 // mode is how a proxy runs.
@@ -35,23 +34,8 @@ func (m mode) String() string {
 // program is a proxy on the node.
 type program struct {
 	cmd   *exec.Cmd
+	log   subject.Log
 	ended chan struct{}
-
-	mu  sync.Mutex
-	log bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (p *program) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.Write(b)
-}
-
-func (p *program) says() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
 }
 
 // drain is how long the userspace mode lets its connections live on when it ends.
@@ -73,7 +57,7 @@ func (st *stage) launch(t *testing.T, binary, path string, args []string) *progr
 	p := &program{ended: make(chan struct{})}
 	p.cmd = st.node.Command(context.Background(), binary, args...)
 	p.cmd.Env = append(os.Environ(), "PATH="+path)
-	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.WaitDelay = time.Second
 	check(t, p.cmd.Start())
 	go func() {
@@ -83,7 +67,7 @@ func (st *stage) launch(t *testing.T, binary, path string, args []string) *progr
 	st.whole.Cleanup(func() {
 		p.end(st.whole, syscall.SIGKILL)
 		if st.whole.Failed() {
-			st.whole.Logf("the log of %q:\n%s", args, p.says())
+			st.whole.Logf("the log of %q:\n%s", args, p.log.String())
 		}
 	})
 	return p
@@ -110,12 +94,12 @@ func (p *program) inSync(t *testing.T) time.Duration {
 	t.Helper()
 	return until(t, "the first sync", func() bool {
 		families := map[string]bool{}
-		for _, m := range applied.FindAllStringSubmatch(p.says(), -1) {
+		for _, m := range applied.FindAllStringSubmatch(p.log.String(), -1) {
 			families[m[1]] = true
 		}
 		select {
 		case <-p.ended:
-			t.Fatalf("the proxy has ended:\n%s", p.says())
+			t.Fatalf("the proxy has ended:\n%s", p.log.String())
 		default:
 		}
 		return len(families) == 2
@@ -126,7 +110,7 @@ func (p *program) inSync(t *testing.T) time.Duration {
 func (p *program) isAlone(t *testing.T) time.Duration {
 	t.Helper()
 	return until(t, "no other mode has anything in the kernel", func() bool {
-		return strings.Contains(p.says(), "no other mode has anything in the kernel")
+		return strings.Contains(p.log.String(), "no other mode has anything in the kernel")
 	})
 }
 
@@ -136,11 +120,5 @@ func build(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, for network namespaces")
 	}
-	binary := filepath.Join(t.TempDir(), "kube-proxy")
-	cmd := exec.Command("go", "build", "-o", binary, "./cmd/kube-proxy")
-	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return binary
+	return subject.Build(t)
 }

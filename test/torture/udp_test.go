@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"switchyard/proxier"
 	"switchyard/proxier/proxiertest"
+	"switchyard/test/subject"
 )
 
 // build builds the proxy.
@@ -23,13 +23,7 @@ func build(t *testing.T) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: network namespaces")
 	}
-	path := filepath.Join(t.TempDir(), "kube-proxy")
-	cmd := exec.Command("go", "build", "-o", path, "../../cmd/kube-proxy")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
+	return subject.Build(t)
 }
 
 // flavours are those of iptables that this machine has.
