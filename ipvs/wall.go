@@ -188,13 +188,17 @@ func (b *Backend) scanRules(ctx context.Context) (wall, error) {
 	return w, nil
 }
 
-// owned are our chains by table.
-var owned = map[string][]string{
-	"mangle": {firewallChain, rangesChain, outsideChain},
-	"nat": {servicesChain, postroutingChain, markMasqChain, balancerChain, nodePortChain,
-		shortCircuitChain, clusterMarkChain},
-	"filter": {forwardChain, nodePortChain, ipvsFilterChain},
-}
+// owned are the names of our chains by table: all that the ruler can draw, whatever the
+// configuration.
+var owned = func() map[string][]string {
+	names := map[string][]string{}
+	for table, chains := range (ruler{node: &proxier.Node{}}).chains() {
+		for _, c := range chains {
+			names[table] = append(names[table], c.Name)
+		}
+	}
+	return names
+}()
 
 func owns(table, chain string) bool { return slices.Contains(owned[table], chain) }
 
