@@ -42,7 +42,7 @@ func (a *attempt) arrive() error {
 			continue
 		}
 		s := a.mem.servers[c.key]
-		if err := a.arriveAt(c, s); a.blame(s.service, err) {
+		if err := a.arriveAt(c, s); a.blame(err, s.service) {
 			return err
 		}
 	}

@@ -24,8 +24,9 @@ type attempt struct {
 	report proxier.Report
 
 	changes []change
-	aside   map[id]error // services that are not in the kernel as wanted
-	loose   []error      // what failed and belongs to no service
+	aside   map[id]error    // services that are not in the kernel as wanted
+	loose   []error         // what failed and belongs to no service
+	ledTo   map[vs.Key]bool // servers that nobody wants, and packets are still led to
 
 	// succeeds: KUBE-SERVICES is iptables mode's, and leads packets by itself until all
 	// stands that takes its place.
@@ -43,7 +44,7 @@ type attempt struct {
 // new connections to its endpoints comes after it.
 //
 // What fails for a service keeps its later steps from being taken: an address never
-// appears before what guards it.
+// appears before what guards it, and what cannot be taken out keeps what it leads to.
 func (a *attempt) apply(want *proxier.State) error {
 	if err := a.learn(want); err != nil {
 		return err
@@ -59,15 +60,17 @@ func (a *attempt) carryOut() error {
 	a.decide()
 	leads := func(m member) bool { return m.set.leads() }
 	others := func(m member) bool { return !m.set.leads() }
+	spare := func(m member) bool { return others(m) && !a.guards(m) }
 	steps := []func() error{
 		func() error { return a.entries(true, others) },
 		a.arrive,
 		func() error { return a.addresses(true) },
 		func() error { return a.entries(true, leads) },
 		func() error { return a.entries(false, leads) },
+		a.keepLedTo,
 		func() error { return a.addresses(false) },
 		a.leave,
-		func() error { return a.entries(false, others) },
+		func() error { return a.entries(false, spare) },
 	}
 	for _, step := range steps {
 		if err := errors.Join(a.ctx.Err(), step()); err != nil {
@@ -141,7 +144,7 @@ func (a *attempt) leave() error {
 	for i := range a.changes {
 		c := &a.changes[i]
 		s := a.mem.servers[c.key]
-		if s.service != nil && s.want != nil && a.isAside(s.service) {
+		if a.ledTo[c.key] || s.service != nil && s.want != nil && a.isAside(s.service) {
 			continue
 		}
 		err := a.leaveFrom(c, s)
@@ -150,7 +153,7 @@ func (a *attempt) leave() error {
 			a.settle(c.key, s)
 			continue
 		}
-		if a.blame(s.service, err) {
+		if a.blame(err, s.service) {
 			return err
 		}
 		if s.want == nil {
@@ -158,6 +161,43 @@ func (a *attempt) leave() error {
 		}
 	}
 	return nil
+}
+
+// keepLedTo keeps the servers to which an entry leads that nobody wants and that could
+// not be deleted: its packets would find nobody.
+func (a *attempt) keepLedTo() error {
+	left := slices.DeleteFunc(a.mem.entries.pending(false), func(e member) bool { return !e.set.leads() })
+	if len(left) == 0 {
+		return nil
+	}
+	a.ledTo = map[vs.Key]bool{}
+	for key, s := range a.mem.servers {
+		if s.stands && s.want == nil && slices.ContainsFunc(left, func(e member) bool { return e.leadsTo(key) }) {
+			a.mem.outlasts(key, true)
+			a.ledTo[key] = true
+		}
+	}
+	return nil
+}
+
+// leadsTo reports whether an entry maps packets to a server at an alternate address: a
+// node port's does so at each address of the node.
+func (e member) leadsTo(key vs.Key) bool {
+	at := key.Addr
+	if !e.set.leads() || e.entry.Port != at.Port() || !alternateRange(key.Family).Contains(at.Addr()) {
+		return false
+	}
+	if e.set.kind() == ipset.BitmapPort {
+		_, short := nodePortSets(key.Protocol)
+		return e.set == short
+	}
+	return e.entry.Protocol == key.Protocol && alternate(e.entry.Addr) == at.Addr()
+}
+
+// guards reports whether an entry closes the node's own programs off at an address that
+// could not be taken out.
+func (a *attempt) guards(e member) bool {
+	return e.set == held && a.mem.addrs.lines[e.entry.Addr].holds
 }
 
 func (a *attempt) leaveFrom(c *change, s *standing) error {
@@ -228,20 +268,23 @@ func (s *standing) unset(addr netip.AddrPort) {
 	s.pool = slices.DeleteFunc(s.pool, func(d vs.Destination) bool { return d.Addr == addr })
 }
 
-// blame sets a service aside for an error. It reports whether the error is the whole
-// backend's instead, which ends the attempt.
-func (a *attempt) blame(service *proxier.Service, err error) (fatal bool) {
-	switch {
-	case err == nil:
-		return false
-	case isFatal(err):
-		return true
-	case service == nil:
-		a.loose = append(a.loose, err)
+// blame sets services aside for an error; where there are none it is nobody's. It
+// reports whether the error is the whole backend's instead, which ends the attempt.
+func (a *attempt) blame(err error, services ...*proxier.Service) (fatal bool) {
+	if err == nil {
 		return false
 	}
-	if a.aside[idOf(service)] == nil {
-		a.aside[idOf(service)] = err
+	if isFatal(err) {
+		return true
+	}
+	services = slices.DeleteFunc(services, func(s *proxier.Service) bool { return s == nil })
+	for _, s := range services {
+		if a.aside[idOf(s)] == nil {
+			a.aside[idOf(s)] = err
+		}
+	}
+	if len(services) == 0 {
+		a.loose = append(a.loose, err)
 	}
 	return false
 }

@@ -1,17 +1,12 @@
 package ipvs
 
 import (
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"switchyard/ipvs/dummy"
-	"switchyard/ipvs/ipset"
 	"switchyard/ipvs/vs"
 	"switchyard/proxier"
 )
@@ -65,133 +60,6 @@ func difference(got, want string) string {
 	}
 	return b.String()
 }
-
-var errInjected = errors.New("injected")
-
-// failuresOf are what calls can fail with: for one thing, or for want of an answer,
-// after which nothing is known.
-var failuresOf = []error{errInjected, vs.ErrNoAnswer, ipset.ErrNoAnswer, vs.ErrNoServer, ipset.ErrNoSet, dummy.ErrNoDevice}
-
-// TestFaults has one call in ten fail, or go without an answer: with patience, what is
-// wanted gets in.
-func TestFaults(t *testing.T) {
-	faults := 0
-	for seed := range uint64(40) {
-		e, k := evolve(seed, proxier.IPv4), newFake()
-		b := k.backend(proxier.IPv4)
-		rng := rand.New(rand.NewPCG(seed, 1))
-		for range 5 {
-			want := e.next()
-			k.fault = func(op string) error {
-				if rng.IntN(10) != 0 {
-					return nil
-				}
-				faults++
-				if oneWrite := strings.Contains(op, "server TCP") || strings.Contains(op, "server UDP"); oneWrite {
-					return errInjected // a whole batch has one answer, or none
-				}
-				return failuresOf[rng.IntN(len(failuresOf))]
-			}
-			for try := 0; ; try++ {
-				r, err := b.Apply(t.Context(), want)
-				if err == nil && len(r.SetAside) == 0 {
-					break
-				}
-				if try > 300 {
-					t.Fatalf("seed %d: does not converge: %v, set aside %v", seed, err, r.SetAside)
-				}
-			}
-			k.fault = nil
-			b.watch.sweep = time.Time{} // what could not be counted was left to drain
-			if err := b.sweep(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got, want := k.String(), fresh(t, want); got != want {
-				t.Fatalf("seed %d:\n%s", seed, difference(got, want))
-			}
-		}
-	}
-	if faults < 100 {
-		t.Errorf("only %d faults", faults)
-	}
-}
-
-// TestKilled ends the process after each of its writes. At no such moment does an
-// address answer without what guards it, and the next start puts all right.
-func TestKilled(t *testing.T) {
-	e := evolve(3, proxier.IPv4)
-	first, second := e.next(), e.next()
-	for n := 0; ; n++ {
-		k := newFake()
-		apply(t, k.backend(proxier.IPv4), first)
-		left := n
-		dead := false
-		k.fault = func(op string) error {
-			writes := !strings.HasPrefix(op, "list") && !strings.HasPrefix(op, "save") && op != "batch"
-			if dead = dead || writes && left == 0; dead {
-				return vs.ErrNoAnswer
-			}
-			if writes {
-				left--
-			}
-			return nil
-		}
-		_, err := k.backend(proxier.IPv4).Apply(t.Context(), second)
-		if err == nil {
-			t.Logf("%d writes", n)
-			return
-		}
-		k.fault = nil
-		guarded(t, k, second)
-		apply(t, k.backend(proxier.IPv4), second)
-		if got, want := k.String(), fresh(t, second); got != want {
-			t.Fatalf("killed after %d writes:\n%s", n, difference(got, want))
-		}
-	}
-}
-
-// guarded fails if some address is served that a set should close first.
-func guarded(t *testing.T, k *fakeKernel, want *proxier.State) {
-	t.Helper()
-	m := newMemory(want.Family, &Config{Scheduler: "rr"})
-	m.move(want)
-	for _, r := range m.services {
-		for _, p := range r.portals {
-			s := k.servers[p.servers[0].key]
-			if s == nil || len(s.pool) == 0 || !slices.EqualFunc(p.servers[0].pool, poolOf(s), sameDestination) {
-				continue // as it was before
-			}
-			for _, e := range p.entries {
-				closes := e.set == firewalled || e.set == dropped || e.set == noLocal
-				if closes && !k.sets[e.set.name(want.Family)].entries[e.entry] {
-					t.Errorf("%s is served, and is not yet in %s", p.servers[0].key, e.set.name(want.Family))
-				}
-			}
-		}
-	}
-	for _, e := range []set{shortExternal, shortBalancer} {
-		if k.sets[e.name(want.Family)] == nil {
-			continue
-		}
-		for entry := range k.sets[e.name(want.Family)].entries {
-			at := netip.AddrPortFrom(alternate(entry.Addr), entry.Port)
-			if k.servers[vs.At(entry.Protocol, at)] == nil || !k.addrs[at.Addr()] {
-				t.Errorf("%s sends packets to %s, where nobody is", e.name(want.Family), at)
-			}
-		}
-	}
-}
-
-func poolOf(s *fakeServer) []vs.Destination {
-	var out []vs.Destination
-	for _, d := range s.pool {
-		out = append(out, d.Destination)
-	}
-	slices.SortFunc(out, func(a, b vs.Destination) int { return a.Addr.Compare(b.Addr) })
-	return out
-}
-
-func sameDestination(a, b vs.Destination) bool { return a == b }
 
 // TestCostOfAChange counts the operations of some changes: they do not depend on how
 // many services there are.

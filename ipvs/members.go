@@ -51,7 +51,10 @@ func (a *attempt) change(s set, list []member, add bool) error {
 		a.counted(add, "entries", len(some))
 		return nil
 	}
-	list = slices.DeleteFunc(list, func(e member) bool { return add && a.blocked(e) })
+	if add && s.leads() { // not to where an earlier step of its service failed
+		blocked := withheld(a, (*rendered).wantedEntries)
+		list = slices.DeleteFunc(list, func(e member) bool { return blocked[e] })
+	}
 	if len(list) == 0 {
 		return nil
 	}
@@ -60,25 +63,20 @@ func (a *attempt) change(s set, list []member, add bool) error {
 		return err
 	}
 	for _, e := range list {
-		if err := write([]member{e}); err != nil && a.blame(a.mem.ownerOf(e), err) {
+		if err := write([]member{e}); err != nil && a.blame(err, owners(a.mem, e, (*rendered).wantedEntries)...) {
 			return err
 		}
 	}
 	return nil
 }
 
-// blocked reports whether an entry leads to where an earlier step of its service
-// failed.
-func (a *attempt) blocked(e member) bool {
-	return e.set.leads() && len(a.aside) > 0 && a.isAside(a.mem.ownerOf(e))
-}
-
 // addresses adds or deletes addresses of kube-ipvs0.
 func (a *attempt) addresses(add bool) error {
 	list := slices.SortedFunc(slices.Values(a.mem.addrs.pending(add)), netip.Addr.Compare)
-	list = slices.DeleteFunc(list, func(addr netip.Addr) bool {
-		return add && len(a.aside) > 0 && a.isAside(a.mem.holderOf(addr))
-	})
+	if add {
+		blocked := withheld(a, (*rendered).wantedAddrs)
+		list = slices.DeleteFunc(list, func(addr netip.Addr) bool { return blocked[addr] })
+	}
 	write := func(some []netip.Addr) error {
 		var err error
 		if add {
@@ -103,7 +101,7 @@ func (a *attempt) addresses(add bool) error {
 		return err
 	}
 	for _, addr := range list {
-		if err := write([]netip.Addr{addr}); err != nil && a.blame(a.mem.holderOf(addr), err) {
+		if err := write([]netip.Addr{addr}); err != nil && a.blame(err, owners(a.mem, addr, (*rendered).wantedAddrs)...) {
 			return err
 		}
 	}

@@ -311,31 +311,3 @@ func (m *memory) ours(key vs.Key) bool {
 func (m *memory) excluded(a netip.Addr) bool {
 	return slices.ContainsFunc(m.config.Exclude, func(p netip.Prefix) bool { return p.Contains(a) })
 }
-
-// ownerOf is a service that wants an entry, nil if none does. It looks through all of
-// them: for failures only.
-func (m *memory) ownerOf(e member) *proxier.Service {
-	for _, r := range m.services {
-		if slices.Contains(r.entries, e) {
-			return r.service
-		}
-		for _, p := range r.portals {
-			if slices.Contains(p.entries, e) {
-				return r.service
-			}
-		}
-	}
-	return nil
-}
-
-// holderOf is ownerOf for an address.
-func (m *memory) holderOf(a netip.Addr) *proxier.Service {
-	for _, r := range m.services {
-		for _, p := range r.portals {
-			if slices.Contains(p.addrs, a) {
-				return r.service
-			}
-		}
-	}
-	return nil
-}
