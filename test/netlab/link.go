@@ -101,7 +101,8 @@ func (h *Host) AddRoute(routes ...Route) error {
 }
 
 func (h *Host) up(device string) error {
-	return h.withLink(device, func(link netlink.Link) error { return h.nl.LinkSetUp(link) })
+	return errors.Join(h.Sysctl(neighbourSysctls(device)...),
+		h.withLink(device, func(link netlink.Link) error { return h.nl.LinkSetUp(link) }))
 }
 
 func (h *Host) withLink(device string, f func(netlink.Link) error) error {

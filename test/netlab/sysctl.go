@@ -30,6 +30,18 @@ var hostSysctls = []Setting{
 	{Path: "net/ipv6/conf/default/accept_redirects", Value: "0"},
 }
 
+// neighbourSysctls have an interface ask again within the time of a probe where a
+// question for a neighbour came too early or was lost, and give up as late as ever. No
+// setting of a namespace is inherited by its interfaces here.
+func neighbourSysctls(device string) []Setting {
+	var out []Setting
+	for _, family := range []string{"ipv4", "ipv6"} {
+		of := "net/" + family + "/neigh/" + device
+		out = append(out, Setting{Path: of + "/retrans_time_ms", Value: "50"}, Setting{Path: of + "/mcast_solicit", Value: "60"})
+	}
+	return out
+}
+
 // nodeSysctls make a host a node: it forwards. Frames inside a bridge are not
 // shown to iptables: pods reach each other through the node's routing, where
 // the rules see their packets once.
