@@ -74,22 +74,17 @@ func (m *memory) totals() map[string]int {
 func scan(dumps [][]byte, base []baseRule, h *ruleset.Hasher) (*memory, []bool, error) {
 	m := emptyMemory()
 	found := make([]bool, len(base))
-	want := func(table, chain string) bool {
-		return owns(table, chain) || slices.ContainsFunc(base, func(b baseRule) bool {
-			return b.table == table && b.chain == chain
-		})
+	leads := func(table, chain string) bool {
+		return slices.ContainsFunc(base, func(b baseRule) bool { return b.table == table && b.chain == chain })
 	}
+	own := func(c ruleset.Found) { m.put(c.Table, c.Name, fingerprint(c.Sum, c.Rules)) }
 	each := func(table string, c ruleset.Chain) {
-		if owns(table, c.Name) {
-			m.put(table, strings.Clone(c.Name), fingerprint(h.Sum(&c), len(c.Rules)))
-			return
-		}
 		for i, b := range base {
 			found[i] = found[i] || b.table == table && b.chain == c.Name && slices.Contains(c.Rules, b.rule)
 		}
 	}
 	for _, dump := range dumps {
-		if err := ruleset.Scan(dump, want, each); err != nil {
+		if err := h.Scan(dump, owns, leads, own, each); err != nil {
 			return nil, nil, err
 		}
 	}

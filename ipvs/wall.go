@@ -162,14 +162,11 @@ func (b *Backend) readRules(ctx context.Context) error {
 func (b *Backend) scanRules(ctx context.Context) (wall, error) {
 	w := wall{known: true, sums: map[chainID]uint64{}}
 	base := baseRules()
-	want := func(table, chain string) bool {
-		return owns(table, chain) || slices.ContainsFunc(base, func(r baseRule) bool { return r.table == table && r.chain == chain })
+	leads := func(table, chain string) bool {
+		return slices.ContainsFunc(base, func(r baseRule) bool { return r.table == table && r.chain == chain })
 	}
+	own := func(c ruleset.Found) { w.sums[chainID{c.Table, c.Name}] = c.Sum }
 	each := func(table string, c ruleset.Chain) {
-		if owns(table, c.Name) {
-			w.sums[chainID{table, strings.Clone(c.Name)}] = b.hasher.Sum(&c)
-			return
-		}
 		for _, r := range base {
 			if r.table == table && r.chain == c.Name && slices.Contains(c.Rules, r.rule) {
 				w.base = append(w.base, r)
@@ -181,7 +178,7 @@ func (b *Backend) scanRules(ctx context.Context) (wall, error) {
 		if err != nil {
 			return wall{}, err
 		}
-		if err := ruleset.Scan(dump, want, each); err != nil {
+		if err := b.hasher.Scan(dump, owns, leads, own, each); err != nil {
 			return wall{}, fmt.Errorf("read table %s: %w", table, err)
 		}
 	}

@@ -2,7 +2,6 @@ package userspace
 
 import (
 	"slices"
-	"strings"
 
 	"switchyard/iptables/ruleset"
 	"switchyard/proxier"
@@ -30,17 +29,13 @@ func scan(dumps [][]byte, h *ruleset.Hasher) (*memory, []baseRule, error) {
 	m := emptyMemory()
 	base := baseRules()
 	var found []baseRule
-	want := func(table, chain string) bool {
-		return owns(table, chain) || slices.ContainsFunc(base, func(b baseRule) bool {
-			return b.table == table && b.chain == chain
-		})
+	leads := func(table, chain string) bool {
+		return slices.ContainsFunc(base, func(b baseRule) bool { return b.table == table && b.chain == chain })
+	}
+	own := func(c ruleset.Found) {
+		m.held[c.Table][c.Name], m.rules[c.Table][c.Name] = c.Sum, uint64(c.Rules)
 	}
 	each := func(table string, c ruleset.Chain) {
-		if owns(table, c.Name) {
-			name := strings.Clone(c.Name)
-			m.held[table][name], m.rules[table][name] = h.Sum(&c), uint64(len(c.Rules))
-			return
-		}
 		for _, b := range base {
 			if b.table == table && b.chain == c.Name && slices.Contains(c.Rules, b.rule) {
 				found = append(found, b)
@@ -48,7 +43,7 @@ func scan(dumps [][]byte, h *ruleset.Hasher) (*memory, []baseRule, error) {
 		}
 	}
 	for _, dump := range dumps {
-		if err := ruleset.Scan(dump, want, each); err != nil {
+		if err := h.Scan(dump, owns, leads, own, each); err != nil {
 			return nil, nil, err
 		}
 	}

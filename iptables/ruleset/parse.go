@@ -31,13 +31,67 @@ func (e *ScanError) Error() string {
 // chains that want are parsed (nil: all). A chain whose rules stand in several
 // places is reported once for each. Its rules are for the time of the call only.
 func Scan(dump []byte, want func(table, chain string) bool, each func(table string, c Chain)) error {
-	s := scanner{want: want, each: each}
+	return (&scanner{how: func(table, chain string) reading {
+		if want == nil || want(table, chain) {
+			return parsed
+		}
+		return skipped
+	}, each: each}).scan(dump)
+}
+
+// Found is a chain of a dump of which the Sum was asked for.
+type Found struct {
+	Table, Name string
+	Sum         uint64
+	Rules       int
+}
+
+// Scan is like the function Scan, but makes no rules of the chains that are ours: each
+// of them is found with its Sum.
+func (h *Hasher) Scan(dump []byte, ours, want func(table, chain string) bool, found func(Found), each func(table string, c Chain)) error {
+	return (&scanner{hasher: h, how: func(table, chain string) reading {
+		switch {
+		case ours(table, chain):
+			return summed
+		case want(table, chain):
+			return parsed
+		}
+		return skipped
+	}, found: found, each: each}).scan(dump)
+}
+
+// reading is how a chain is read.
+type reading int
+
+const (
+	skipped reading = iota
+	parsed
+	summed
+)
+
+type scanner struct {
+	hasher *Hasher
+	how    func(table, chain string) reading
+	found  func(Found)
+	each   func(table string, c Chain)
+
+	table string          // "" between tables
+	names []string        // declared and not skipped
+	ruled map[string]bool // those with a rule
+	chain Chain           // the one whose rules are read, if it is parsed
+	sum   Found           // the same if it is summed
+	way   reading         // how it is read
+}
+
+var errForm = errors.New("bad form")
+
+func (s *scanner) scan(dump []byte) error {
 	n := 0
 	for len(dump) > 0 {
 		n++
 		line, rest, _ := bytes.Cut(dump, []byte("\n"))
 		dump = rest
-		if err := s.line(string(line)); err != nil {
+		if err := s.line(line); err != nil {
 			return &ScanError{n, string(line)}
 		}
 	}
@@ -47,41 +101,28 @@ func Scan(dump []byte, want func(table, chain string) bool, each func(table stri
 	return nil
 }
 
-type scanner struct {
-	want  func(table, chain string) bool
-	each  func(table string, c Chain)
-	table string          // "" between tables
-	names []string        // declared and wanted
-	ruled map[string]bool // those with a rule
-	chain Chain
-	// wanted tells whether chain is.
-	wanted bool
-}
-
-var errForm = errors.New("bad form")
-
-func (s *scanner) line(text string) error {
+func (s *scanner) line(text []byte) error {
 	switch {
-	case text == "" || text[0] == '#':
+	case len(text) == 0 || text[0] == '#':
 		return nil
 	case (s.table == "") != (text[0] == '*'):
 		return errForm
 	case text[0] == '*':
-		s.table = text[1:]
+		s.table = string(text[1:])
 		s.names, s.ruled = nil, map[string]bool{}
 		if s.table == "" {
 			return errForm
 		}
 		return nil
-	case text == "COMMIT":
+	case string(text) == "COMMIT":
 		s.commit()
 		return nil
 	case text[0] == ':':
-		name, _, ok := strings.Cut(text[1:], " ")
-		if !ok || name == "" {
+		name, _, ok := bytes.Cut(text[1:], []byte(" "))
+		if !ok || len(name) == 0 {
 			return errForm
 		}
-		if s.wants(name) {
+		if name := string(name); s.how(s.table, name) != skipped {
 			s.names = append(s.names, name)
 		}
 		return nil
@@ -89,51 +130,63 @@ func (s *scanner) line(text string) error {
 	return s.rule(text)
 }
 
-func (s *scanner) wants(chain string) bool { return s.want == nil || s.want(s.table, chain) }
-
 func (s *scanner) commit() {
 	s.flush()
 	for _, name := range s.names {
-		if !s.ruled[name] {
+		switch {
+		case s.ruled[name]:
+		case s.how(s.table, name) == summed:
+			s.found(Found{Table: s.table, Name: name})
+		default:
 			s.each(s.table, Chain{Name: name})
 		}
 	}
 	s.table = ""
 }
 
-func (s *scanner) rule(text string) error {
+func (s *scanner) rule(text []byte) error {
 	if text[0] == '[' { // packet and byte counters
-		_, after, ok := strings.Cut(text, "] ")
+		_, after, ok := bytes.Cut(text, []byte("] "))
 		if !ok {
 			return errForm
 		}
 		text = after
 	}
-	spec, ok := strings.CutPrefix(text, "-A ")
+	spec, ok := bytes.CutPrefix(text, []byte("-A "))
 	if !ok {
 		return errForm
 	}
-	name, spec, _ := strings.Cut(spec, " ")
-	if name == "" {
+	name, spec, _ := bytes.Cut(spec, []byte(" "))
+	if len(name) == 0 {
 		return errForm
 	}
-	if name != s.chain.Name {
+	if string(name) != s.chain.Name {
 		s.flush()
-		s.chain.Name = name
-		s.wanted = s.wants(name)
+		s.chain.Name = string(name)
+		s.way = s.how(s.table, s.chain.Name)
 	}
-	if s.wanted {
-		s.chain.Rules = append(s.chain.Rules, ParseRule(spec))
+	switch s.way {
+	case parsed:
+		s.chain.Rules = append(s.chain.Rules, ParseRule(string(spec)))
+	case summed:
+		s.sum.Sum = follow(s.sum.Sum, s.hasher.rule(spec))
+		s.sum.Rules++
 	}
 	return nil
 }
 
+// flush ends the chain whose rules were read.
 func (s *scanner) flush() {
 	if len(s.chain.Rules) > 0 {
 		s.ruled[s.chain.Name] = true
 		s.each(s.table, s.chain)
 	}
-	s.chain = Chain{Rules: s.chain.Rules[:0]}
+	if s.sum.Rules > 0 {
+		s.ruled[s.chain.Name] = true
+		s.sum.Table, s.sum.Name = s.table, s.chain.Name
+		s.found(s.sum)
+	}
+	s.chain, s.sum, s.way = Chain{Rules: s.chain.Rules[:0]}, Found{}, skipped
 }
 
 // ParseRule reads a rule in the form of iptables-save, without "-A chain". A rule

@@ -1,7 +1,6 @@
 package ruleset
 
 import (
-	"hash/maphash"
 	"math"
 	"net/netip"
 	"strconv"
@@ -226,23 +225,3 @@ func (c *Chain) AppendTo(b []byte) []byte {
 	}
 	return b
 }
-
-// Hasher hashes chains by their text. Two Hashers give different hashes: they
-// are compared within one process only.
-type Hasher struct {
-	seed maphash.Seed
-	buf  []byte
-}
-
-// NewHasher makes a Hasher. It is not safe for concurrent use.
-func NewHasher() *Hasher { return &Hasher{seed: maphash.MakeSeed()} }
-
-// Sum is the hash of a chain: of its rules in order, as they stand in its text.
-// Chains without rules are all alike.
-func (h *Hasher) Sum(c *Chain) uint64 {
-	h.buf = c.AppendTo(h.buf[:0])
-	return h.SumText(h.buf)
-}
-
-// SumText is Sum of a chain that prints as this text.
-func (h *Hasher) SumText(text []byte) uint64 { return maphash.Bytes(h.seed, text) }

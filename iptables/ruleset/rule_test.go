@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os/exec"
@@ -374,7 +375,7 @@ func TestSum(t *testing.T) {
 		t.Error("chains of equal text have different sums")
 	}
 	for name, c := range map[string]Chain{
-		"order": {"X", []Rule{b, a}}, "name": {"Y", []Rule{a, b}}, "fewer": {"X", []Rule{a}},
+		"order": {"X", []Rule{b, a}}, "fewer": {"X", []Rule{a}},
 		"more": {"X", []Rule{a, b, {}}}, "none": {"X", nil}, "field": {"X", []Rule{a, {Jump: "B", Goto: true}}},
 	} {
 		if h.Sum(&c) == base {
@@ -383,6 +384,59 @@ func TestSum(t *testing.T) {
 	}
 	if h.SumText([]byte("-A X -j A\n")) != h.Sum(&Chain{"X", []Rule{ParseRule("-j A")}}) {
 		t.Error("the sum of a chain's text is another than the chain's")
+	}
+}
+
+// TestSumOfLines takes lines that say the same, and lines that do not.
+func TestSumOfLines(t *testing.T) {
+	h := NewHasher()
+	sum := func(spec string) uint64 { return h.SumText([]byte("-A X " + spec + "\n")) }
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{`-p tcp -m comment --comment "default/web:http" -j A`, `-m comment --comment "default/web:http" -p tcp -j A`, true},
+		{`-m comment --comment web -j A`, `-m comment --comment "web" -j A`, true},
+		{`-m comment --comment "say \"web\"" -j A`, `-j A -m comment --comment "say \"web\""`, true},
+		{`! -s 10.0.0.0/8 -d 10.0.0.1/32 -j A`, `-d 10.0.0.1/32 ! -s 10.0.0.0/8 -j A`, true},
+		{`-s 10.0.0.1/32 -d 10.0.0.2/32`, `-s 10.0.0.2/32 -d 10.0.0.1/32`, false},
+		{`! -s 10.0.0.1/32 -d 10.0.0.2/32`, `-s 10.0.0.1/32 ! -d 10.0.0.2/32`, false},
+		{`-m comment --comment "a -j B" -j A`, `-m comment --comment "a -j A" -j B`, false},
+		{`-m comment --comment "a -j B" -j A`, `-m comment --comment a -j B -j A`, false},
+		{`-m comment --comment "a \" -j B" -j A`, `-m comment --comment "a \"" -j B -j A`, false},
+		{`-j A`, `-g A`, false},
+		{``, `-j A`, false},
+	} {
+		if (sum(c.a) == sum(c.b)) != c.same {
+			t.Errorf("alike %v, want %v:\n%s\n%s", !c.same, c.same, c.a, c.b)
+		}
+	}
+}
+
+// TestSumsOfADump are those of the chains that the dump is parsed to.
+func TestSumsOfADump(t *testing.T) {
+	var dump []byte
+	for _, c := range benchChains()[:20] {
+		c.Rules[7], c.Rules[8] = ParseRule("-m length --length 0:8 -j DROP"), Rule{}
+		dump = c.AppendTo(dump)
+	}
+	dump = append(append([]byte("*nat\n:KUBE-EMPTY - [0:0]\n:KUBE-SVC-0000000000000001 - [0:0]\n"), dump...), "COMMIT\n"...)
+	h, want, got := NewHasher(), map[string]Found{}, map[string]Found{}
+	err := Scan(dump, nil, func(table string, c Chain) {
+		want[c.Name] = Found{table, c.Name, h.Sum(&c), len(c.Rules)}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := func(_, chain string) bool { return !strings.HasSuffix(chain, "7") }
+	others := 0
+	err = h.Scan(dump, ours, func(string, string) bool { return true }, func(f Found) { got[f.Name] = f }, func(string, Chain) { others++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.DeleteFunc(want, func(name string, _ Found) bool { return !ours("", name) })
+	if len(got) != 19 || others != 2 || !maps.Equal(got, want) {
+		t.Errorf("%d others; got\n%v\nwant\n%v", others, got, want)
 	}
 }
 
