@@ -24,7 +24,7 @@ type keeper struct {
 // closed then. The door is closed too.
 func Serve(door *net.UnixListener, patience time.Duration) {
 	k := &keeper{door: door, sets: map[byte][]int{}, serving: map[byte]*net.UnixConn{}, proxies: map[*net.UnixConn]struct{}{}}
-	k.lonely = time.AfterFunc(patience, func() { _ = door.Close() })
+	k.lonely = time.AfterFunc(patience, k.end)
 	var wait sync.WaitGroup
 	for {
 		c, err := door.AcceptUnix()
@@ -41,9 +41,13 @@ func Serve(door *net.UnixListener, patience time.Duration) {
 			k.farewell(c, patience)
 		})
 	}
+	_ = door.Close() // here, so that its name is free when Serve returns
 	k.close()
 	wait.Wait()
 }
+
+// end has Serve end: it accepts no more.
+func (k *keeper) end() { _ = k.door.SetDeadline(time.Unix(1, 0)) }
 
 func (k *keeper) close() {
 	k.mu.Lock()
@@ -109,7 +113,7 @@ func (k *keeper) obey(c *net.UnixConn, m message) bool {
 			_ = send(before, message{word: retire, set: m.set}) // it may be dead
 		}
 	case quit:
-		_ = k.door.Close()
+		k.end()
 	}
 	return true
 }
